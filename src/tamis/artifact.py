@@ -1,0 +1,188 @@
+"""Artifacts and bundles: folders of arrays and nets with a manifest, published by one atomic rename.
+
+    bundles/
+      CURRENT                    a symbolic link to the bundle that is served
+      20260131-040000-3fa91c/    one bundle: the set of artifacts of one training run
+        bundle.json              the manifest: format, config digest, seed, code version, SHA-256 of every file
+        features/…  recall.itemcf/…  rank.heads/…      one folder per artifact
+
+A bundle without `bundle.json` is unfinished and invisible. No pickle anywhere: arrays are .npy, nets are ONNX.
+"""
+
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from tamis.config import Config
+from tamis.errors import ArtifactError
+
+FORMAT: Final = 1
+MANIFEST: Final = "bundle.json"
+CURRENT: Final = "CURRENT"
+_CHUNK: Final = 1 << 20
+
+
+class Manifest(Config, frozen=True):
+    """What is inside a bundle and how it came to be. files: relative path → (size in bytes, SHA-256)."""
+
+    format: int
+    name: str
+    created: float
+    code_version: str
+    config_digest: str
+    seed: int
+    trained_to: float
+    files: dict[str, tuple[int, str]]
+    metrics: dict[str, float] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle. `folder(name)` is where the artifact `name` keeps its files."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    def folder(self, artifact: str) -> Path:
+        return self.path / artifact
+
+
+class BundleWriter:
+    """A bundle being written. Nothing is visible to readers until `publish`."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        self.root = root
+        self.name = f"{stamp}-{secrets.token_hex(3)}"
+        self.path = root / self.name
+        self.path.mkdir()
+
+    def folder(self, artifact: str) -> Path:
+        """A new empty folder for one artifact."""
+        path = self.path / artifact
+        path.mkdir(parents=True)
+        return path
+
+    def finish(self, facts: Mapping[str, Any]) -> Bundle:
+        """Hashes every file and writes the manifest; `facts` are the Manifest fields that the caller knows."""
+        files = {}
+        for file in sorted(p for p in self.path.rglob("*") if p.is_file()):
+            _sync(file)
+            files[file.relative_to(self.path).as_posix()] = (file.stat().st_size, _sha256(file))
+        manifest = Manifest(format=FORMAT, name=self.name, created=time.time(), files=files, **facts)
+        pending = self.path / f".{MANIFEST}"
+        pending.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        _sync(pending)
+        pending.rename(self.path / MANIFEST)
+        _sync(self.path)
+        return Bundle(self.path, manifest)
+
+    def discard(self) -> None:
+        """Removes what was written."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def publish(bundle: Bundle) -> None:
+    """Makes `bundle` the CURRENT one of its folder, by one atomic rename."""
+    root = bundle.path.parent
+    pending = root / f".{CURRENT}-{secrets.token_hex(3)}"
+    pending.symlink_to(bundle.path.name)
+    os.replace(pending, root / CURRENT)
+    _sync(root)
+
+
+def current_name(root: Path) -> str:
+    """The name of the published bundle, "" when there is none. Costs one system call."""
+    try:
+        return os.readlink(root / CURRENT)
+    except OSError:
+        return ""
+
+
+def open_bundle(path: Path) -> Bundle:
+    """The bundle at `path` (a bundle's folder, or a folder of bundles with CURRENT), every file checked by hash.
+
+    Raises ArtifactError when it is missing, unfinished, of another format, has a file that is missing, foreign, cut
+    short or changed.
+    """
+    if (path / CURRENT).is_symlink():
+        path = path / current_name(path)
+    try:
+        raw = (path / MANIFEST).read_bytes()
+    except OSError:
+        raise ArtifactError(f"{path}: no finished bundle here ({MANIFEST} is missing); run `tamis train`") from None
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"{path / MANIFEST}: {error}") from None
+    if manifest.format != FORMAT:
+        raise ArtifactError(f"{path}: bundle format {manifest.format}, this version reads {FORMAT}; train again")
+    present = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} - {MANIFEST}
+    if foreign := sorted(present - set(manifest.files)):
+        raise ArtifactError(f"{path / foreign[0]}: not in the manifest; the bundle was tampered with")
+    for name, (size, digest) in manifest.files.items():
+        file = path / name
+        if name not in present:
+            raise ArtifactError(f"{file}: listed in the manifest but missing")
+        if file.stat().st_size != size or _sha256(file) != digest:
+            raise ArtifactError(f"{file}: damaged (size or SHA-256 differs from the manifest)")
+    return Bundle(path, manifest)
+
+
+def prune(root: Path, keep: int) -> list[str]:
+    """Deletes all but the `keep` newest finished bundles; never CURRENT, nor an unfinished one under a day old."""
+    finished = sorted((p for p in root.iterdir() if (p / MANIFEST).is_file() and not p.is_symlink()), reverse=True)
+    broken = [p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and not (p / MANIFEST).is_file()]
+    old = [p for p in finished[keep:] if p.name != current_name(root)]
+    old += [p for p in broken if time.time() - p.stat().st_mtime > 86_400]
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
+    return [path.name for path in old]
+
+
+def save_arrays(folder: Path, **arrays: NDArray[Any]) -> None:
+    """Writes each array as `<name>.npy`. Object arrays are refused."""
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise ArtifactError(f"{folder / name}: an object array cannot be saved")
+        with (folder / f"{name}.npy").open("wb") as file:
+            npy.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def load_array(folder: Path, name: str) -> NDArray[Any]:
+    """The array `<name>.npy`, memory-mapped read-only: processes of one machine share its pages."""
+    file = folder / f"{name}.npy"
+    try:
+        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file}: {error}") from None
+    return array.view(np.ndarray)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,253 @@
+"""The whole configuration tree, the closed list of every kind of part, and the assembly of a funnel from a bundle.
+
+`AnyStep` is the registry, the schema, and the list that the contract tests walk over. To add a part: its file, one
+line in `AnyStep`, one line in `PARTS`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.artifact import Bundle, load_array, save_arrays
+from tamis.config import Config, StepConfig
+from tamis.data.ids import Ids
+from tamis.data.samples import SampleConfig
+from tamis.data.split import SplitConfig
+from tamis.errors import ArtifactError, ConfigError, NotFound
+from tamis.features.encode import Encoder
+from tamis.features.online import item_rows, query_features
+from tamis.features.spec import FeaturesConfig
+from tamis.filters.blocked import Blocked, BlockedConfig
+from tamis.filters.excluded import Excluded, ExcludedConfig
+from tamis.filters.seen import Seen, SeenConfig
+from tamis.funnel import Funnel, Stage
+from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig
+from tamis.rank.fuse import Fuse, FuseConfig
+from tamis.rank.multitask import Multitask, MultitaskConfig
+from tamis.recall.itemcf import ItemCF, ItemCFConfig
+from tamis.recall.newest import Newest, NewestConfig
+from tamis.recall.popular import Popular, PopularConfig
+from tamis.recall.two_tower import TwoTower, TwoTowerConfig
+from tamis.rerank.mmr import Mmr, MmrConfig
+from tamis.rerank.rules import Scatter, ScatterConfig
+from tamis.state.protocol import ItemRow
+from tamis.state.settings import StateConfig
+from tamis.types import Catalog, Features
+
+AnyStep = (
+    PopularConfig
+    | NewestConfig
+    | ItemCFConfig
+    | TwoTowerConfig
+    | SeenConfig
+    | BlockedConfig
+    | ExcludedConfig
+    | ThreeTowerConfig
+    | MultitaskConfig
+    | FuseConfig
+    | ScatterConfig
+    | MmrConfig
+)
+
+PARTS: Final[Mapping[type[StepConfig], Any]] = {
+    PopularConfig: Popular,
+    NewestConfig: Newest,
+    ItemCFConfig: ItemCF,
+    TwoTowerConfig: TwoTower,
+    SeenConfig: Seen,
+    BlockedConfig: Blocked,
+    ExcludedConfig: Excluded,
+    ThreeTowerConfig: ThreeTower,
+    MultitaskConfig: Multitask,
+    FuseConfig: Fuse,
+    ScatterConfig: Scatter,
+    MmrConfig: Mmr,
+}
+
+
+class StageConfig(Config, frozen=True):
+    """One stage; see funnel.Stage. limit 0 = the size that the request asks for."""
+
+    limit: int = 0
+    budget_ms: float = 0.0
+    optional: bool = False
+    parallel: bool = False
+    steps: dict[str, AnyStep] = {}
+
+
+class FunnelConfig(Config, frozen=True):
+    """The four stages in order."""
+
+    recall: StageConfig
+    prerank: StageConfig = StageConfig(limit=500)
+    rank: StageConfig = StageConfig(limit=200)
+    rerank: StageConfig = StageConfig(optional=True)
+
+
+class TrainConfig(Config, frozen=True):
+    """How training runs. gate: the page NDCG@10 may be at most this share below the served bundle's to be published."""
+
+    seed: int = 7
+    interest_actions: tuple[str, ...] = ("click", "like", "collect", "share")
+    gate: float = 0.2
+    keep_bundles: int = 5
+    threads: int = 0  # 0 = all cores
+
+
+class EvaluateConfig(Config, frozen=True):
+    """How much of the held-out days is used. positive: the actions that count as relevant."""
+
+    positive: tuple[str, ...] = ("click",)
+    most_users: int = 1000
+    most_requests: int = 20_000
+    new_days: float = 1.0
+
+
+class ServingConfig(Config, frozen=True):
+    """The server's limits. threads: blocking engine calls at once per worker; queue: calls that may wait for one."""
+
+    host: str = "127.0.0.1"
+    rest_port: int = 8080
+    workers: int = 1
+    threads: int = 1
+    queue: int = 64
+    deadline_ms: float = 500.0
+    most_items: int = 200
+    most_events: int = 1000
+    most_body_bytes: int = 1 << 20
+    reload_seconds: float = 1.0
+
+
+class ProjectConfig(Config, frozen=True):
+    """A whole project: `tamis.toml`."""
+
+    features: FeaturesConfig
+    funnel: FunnelConfig
+    split: SplitConfig = SplitConfig()
+    samples: SampleConfig = SampleConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    state: StateConfig = StateConfig()
+    serving: ServingConfig = ServingConfig()
+
+
+def stages_of(config: FunnelConfig) -> dict[str, StageConfig]:
+    """The stages by name, in the order they run."""
+    return {name: getattr(config, name) for name in ("recall", "prerank", "rank", "rerank")}
+
+
+def artifact_name(stage: str, step: str) -> str:
+    """The folder of a part inside a bundle."""
+    return f"{stage}.{step}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One bundle, ready to serve: the funnel and all it needs to turn external ids and raw rows into numbers."""
+
+    name: str
+    config: ProjectConfig
+    funnel: Funnel
+    encoder: Encoder
+    catalog: Catalog
+    user_ids: Ids
+    item_ids: Ids
+    item_totals: Mapping[int, int]
+    trained_to: float
+
+    def query_features(
+        self, user: int, profile: Mapping[str, Any], counts: NDArray[Any], moment: tuple[float, str, Mapping[str, Any]]
+    ) -> Features:
+        """The user side of one request; see features.online."""
+        return query_features(self.encoder, user, profile, counts, moment)
+
+    def item_rows(self, rows: list[ItemRow]) -> dict[str, NDArray[Any]]:
+        """Catalogue columns of freshly put items; see features.online."""
+        return item_rows(self.encoder, rows, self.item_totals)
+
+    def similar(self, item: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(ids, scores) of the items most like `item`, best first, from the first source that can tell.
+
+        Raises NotFound when no channel of this bundle knows neighbours.
+        """
+        for stage in self.funnel.stages:
+            for step in stage.steps.values():
+                if isinstance(step, ItemCF | TwoTower):
+                    ids, scores = step.similar(item, size)
+                    if len(ids):
+                        return ids, scores
+        raise NotFound("no channel of this bundle knows items like this one", "item_id")
+
+
+def save_model(
+    writer_folder: Any, config: ProjectConfig, encoder: Encoder, catalog: Catalog, ids: tuple[Ids, Ids], totals: Any
+) -> None:
+    """Writes everything of a model but its parts. writer_folder: artifact name → new folder."""
+    folder = writer_folder("config")
+    (folder / "config.json").write_bytes(msgspec.json.encode(config))
+    encoder.save(writer_folder("features"))
+    folder = writer_folder("catalog")
+    save_arrays(folder, keys=catalog.keys[0], newest=catalog.newest)
+    save_arrays(folder, **{f"column.{name}": pair[0] for name, pair in catalog.columns.items()})
+    (folder / "totals.json").write_bytes(msgspec.json.encode(totals))
+    folder = writer_folder("ids")
+    ids[0].save(folder, "users")
+    ids[1].save(folder, "items")
+
+
+def load_model(bundle: Bundle, config: ProjectConfig | None = None) -> Model:
+    """The model of a bundle, its arrays memory-mapped.
+
+    config: run under this configuration instead of the one it was trained with (limits, weights, rules may differ; a
+    step that the bundle has no artifact for raises ArtifactError).
+    """
+    try:
+        trained = msgspec.json.decode((bundle.folder("config") / "config.json").read_bytes(), type=ProjectConfig)
+        totals = msgspec.json.decode((bundle.folder("catalog") / "totals.json").read_bytes(), type=dict[int, int])
+    except (OSError, msgspec.DecodeError) as error:
+        raise ArtifactError(f"{bundle.path}: {error}") from None
+    used = config or trained
+    return Model(
+        name=bundle.name,
+        config=used,
+        funnel=assemble(used.funnel, bundle),
+        encoder=Encoder.load(bundle.folder("features")),
+        catalog=_load_catalog(bundle.folder("catalog")),
+        user_ids=Ids.load(bundle.folder("ids"), "users"),
+        item_ids=Ids.load(bundle.folder("ids"), "items"),
+        item_totals=totals,
+        trained_to=bundle.manifest.trained_to,
+    )
+
+
+def assemble(config: FunnelConfig, bundle: Bundle) -> Funnel:
+    """The funnel of a configuration, every part loaded from the bundle."""
+    stages = []
+    for stage_name, stage in stages_of(config).items():
+        steps = {}
+        for name, step in stage.steps.items():
+            try:  # a part that learns nothing loads from nothing, so a patch may add a filter or a rule
+                steps[name] = part_of(step).load(step, bundle.folder(artifact_name(stage_name, name)))
+            except ArtifactError as error:
+                raise ArtifactError(f"funnel.{stage_name}.steps.{name}: {error}; train again") from None
+        stages.append(Stage(stage_name, steps, stage.limit, stage.budget_ms, stage.optional, stage.parallel))
+    return Funnel(stages)
+
+
+def part_of(config: StepConfig) -> Any:
+    """The part's class for a step's configuration."""
+    try:
+        return PARTS[type(config)]
+    except KeyError:
+        raise ConfigError(f"{type(config).__name__} is no step; wanted one of {sorted(map(str, PARTS))}") from None
+
+
+def _load_catalog(folder: Path) -> Catalog:
+    names = [file.stem.removeprefix("column.") for file in sorted(folder.glob("column.*.npy"))]
+    columns = {name: load_array(folder, f"column.{name}") for name in names}
+    return Catalog.of(load_array(folder, "keys"), columns, load_array(folder, "newest"))

@@ -1,0 +1,245 @@
+"""The command line. Every command is thin: it calls one function and prints what it gives."""
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import structlog
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tamis import __version__, demo, views
+from tamis.data.sources import SOURCES, read_source
+from tamis.data.write import import_tables
+from tamis.errors import TamisError
+from tamis.project import TEMPLATES, create, open_project
+from tamis.serving.load import LoadPlan, run_load
+from tamis.serving.rest import serve as serve_rest
+
+app: Final = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="The whole recommender funnel: from interaction logs to a served, explained feed.",
+)  # fmt: skip
+out: Final = Console()
+err: Final = Console(stderr=True)
+
+Folder = Annotated[Path, typer.Argument(help="The project's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+Report = Callable[[str, int, int], None]
+
+
+@contextmanager
+def bars(quiet: bool = False) -> Iterator[Report]:
+    """A progress function that draws one bar per kind of work."""
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, disable=quiet or not err.is_terminal) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+                if not err.is_terminal and not quiet:
+                    err.print(f"{what} …", highlight=False)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """The whole recommender funnel: from interaction logs to a served, explained feed."""
+    if version:
+        out.print(f"tamis {__version__}", highlight=False)
+        raise typer.Exit
+    if debug:
+        os.environ["TAMIS_DEBUG"] = "1"
+
+
+@app.command("init")
+def init_(
+    folder: Folder, template: Annotated[str, typer.Option("--from", help=", ".join(TEMPLATES))] = "demo"
+) -> None:
+    """Write a commented project folder.
+
+    Example: tamis init my-feed --from movielens
+    """
+    for path in create(folder, template):
+        out.print(f"wrote {path}", highlight=False)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="One of: " + ", ".join(sorted(SOURCES)))],
+    path: Annotated[Path, typer.Argument(help="The file or folder of the data set, or the mapping TOML of `table`.")],
+    into: Annotated[Path, typer.Option("--into", help="The project's folder.")],
+    most_rejected: Annotated[float, typer.Option(help="Fail above this share of rejected rows.")] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Read a known data set, or any CSV or Parquet by a mapping, into the four tables.
+
+    Example: tamis import movielens ml-1m --into my-feed
+    """
+    open_project(into)  # a wrong folder should fail before the work, not after it
+    with bars(as_json) as progress:
+        progress(f"read {source}", 0, 1)
+        tables = read_source(source, path)
+        progress(f"read {source}", 1, 1)
+        report = import_tables(tables, into / "data", source, most_rejected)
+    show(report, as_json, views.imported)
+
+
+@app.command()
+def train(folder: Folder, as_json: AsJson = False) -> None:
+    """Build every part, evaluate the whole funnel on the held-out days, publish a bundle.
+
+    Example: tamis train my-feed
+    """
+    project = open_project(folder)
+    with bars(as_json) as progress:
+        trained = project.train(progress)
+    show(trained.report, as_json, views.report)
+    if not as_json:
+        out.print(views.trained(trained))
+    if not trained.published:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    file: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
+) -> None:
+    """Judge the published bundle on the held-out days: channels, stages, heads, page, latency.
+
+    Example: tamis evaluate my-feed --json report.json
+    """
+    project = open_project(folder)
+    with bars() as progress:
+        report = project.evaluate(progress)
+    if file is not None:
+        file.write_bytes(report.to_json())
+    out.print(views.report(report))
+
+
+@app.command()
+def recommend(
+    folder: Folder,
+    user: Annotated[str, typer.Option(help="The user's id.")],
+    size: Annotated[int, typer.Option(min=1, help="Items wanted.")] = 20,
+    explain: Annotated[bool, typer.Option(help="Show what each step did.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print one page, with the channel and the score of each item.
+
+    Example: tamis recommend my-feed --user 42 --explain
+    """
+    answer = open_project(folder).recommend(user, size, explain)
+    show(answer.reply, as_json, lambda _: views.page(answer))
+
+
+@app.command()
+def serve(
+    folder: Folder,
+    rest: Annotated[int | None, typer.Option(help="Port of the REST server.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
+) -> None:
+    """Serve the published bundle over REST; a newer bundle is taken up without a restart.
+
+    Example: tamis serve my-feed --rest 8080 --workers 2
+    """
+    project = open_project(folder)
+    config = msgspec.structs.replace(
+        project.config.serving,
+        rest_port=rest or project.config.serving.rest_port,
+        workers=workers or project.config.serving.workers,
+    )
+    project.model  # noqa: B018  a missing bundle should fail here, with one line, not in every worker
+    serve_rest(folder, config)
+
+
+@app.command()
+def load(
+    url: Annotated[str, typer.Argument(help="Where the server is, for instance http://127.0.0.1:8080")],
+    rate: Annotated[float, typer.Option(help="Requests per second.")] = 100.0,
+    seconds: Annotated[float, typer.Option(help="How long.")] = 30.0,
+    users: Annotated[Path | None, typer.Option(help="A file with one user id per line.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a server at an open-loop rate and report the latencies, errors and degraded share.
+
+    Example: tamis load http://127.0.0.1:8080 --rate 100 --seconds 30
+    """
+    report = run_load(LoadPlan(url=url, rate=rate, seconds=seconds, users=views.lines(users)))
+    show(report, as_json, views.load)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="One benchmark; all when left out.")] = "", as_json: AsJson = False
+) -> None:
+    """Run the benchmarks of the source tree and print a table of ratios.
+
+    Example: tamis bench speed_itemcf
+    """
+    results: list[dict[str, Any]] = []
+    for script in demo.benchmarks(name):
+        err.print(f"running {script.stem} …", highlight=False)
+        done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=False)
+        results += [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+        if done.returncode:
+            raise typer.Exit(1)
+    show(results, as_json, views.ratios)
+
+
+@app.command("demo")
+def demo_(
+    folder: Annotated[Path, typer.Argument(help="Where the demo project is built.")] = Path("demo-feed"),
+    once: Annotated[bool, typer.Option("--once", help="Stop after the first page.")] = False,
+    rest: Annotated[int, typer.Option(help="Port of the REST server.")] = 8080,
+) -> None:
+    """All of it on the embedded world: build, report, first page, serve.
+
+    Example: tamis demo --once
+    """
+    with bars() as progress:
+        trained = demo.build(folder, progress)
+    project = open_project(folder)
+    if trained is not None:
+        out.print(views.report(trained.report))
+        out.print(views.trained(trained))
+    user = demo.first_user(project)
+    demo.serve_and_show(project, user, rest, once, out)
+
+
+def show(result: Any, as_json: bool, view: Callable[[Any], Any]) -> None:
+    """Prints a result for machines or for people."""
+    if as_json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+    else:
+        out.print(view(result))
+
+
+def main() -> None:
+    """The entry point: one line per error, exit 1 for a failure, 2 for wrong usage."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    try:
+        app()
+    except TamisError as error:
+        if os.environ.get("TAMIS_DEBUG"):
+            traceback.print_exc()
+        err.print(f"tamis: {error}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("tamis: stopped")
+        sys.exit(130)

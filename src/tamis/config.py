@@ -1,0 +1,76 @@
+"""Configuration: TOML read into one frozen tree of structs, patched by value, never by mutation."""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from tamis.errors import ConfigError
+
+T = TypeVar("T", bound="Config")
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every section of the configuration: frozen, and a misspelt key is an error."""
+
+
+class StepConfig(Config, frozen=True, tag_field="kind"):
+    """Base of every step's section. Subclasses give `tag="…"`, the value of `kind` in the TOML file.
+
+    limit: most rows the step may give back; 0 = no limit of its own (the stage's limit still cuts).
+    """
+
+    limit: int = 0
+
+
+def read(path: Path, kind: type[T]) -> T:
+    """The configuration in a TOML file. Raises ConfigError with the path of the offending key."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; `tamis init DIR` writes a commented one") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    return convert(tree, kind, where=str(path))
+
+
+def convert(tree: Mapping[str, Any], kind: type[T], where: str = "config") -> T:
+    """A plain tree as a frozen config. Raises ConfigError naming `where` and the key."""
+    try:
+        return msgspec.convert(tree, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except ValueError as error:  # raised by a section's __post_init__
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def override(config: T, patches: Mapping[str, Any]) -> T:
+    """A new tree with some keys changed; the old one stays as it was.
+
+    patches: dotted path → value, for instance {"funnel.rank.steps.fuse.weights.like": 6.0}. A path may add a key to a
+    mapping (a step, a weight) but not to a struct. None as a value removes the key.
+    """
+    tree = msgspec.to_builtins(config)
+    for path, value in patches.items():
+        *parents, last = path.split(".")
+        node = tree
+        for name in parents:
+            if not isinstance(node, dict) or name not in node:
+                raise ConfigError(f"override {path}: there is no {name!r}")
+            node = node[name]
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {path}: {'.'.join(parents)} is a value, not a section")
+        if value is None:
+            node.pop(last, None)
+        else:
+            node[last] = value
+    return convert(tree, type(config), where="override")
+
+
+def digest(config: msgspec.Struct) -> str:
+    """Twelve hexadecimal digits that change when, and only when, a value of the tree changes."""
+    canonical = msgspec.json.encode(config, order="deterministic")
+    return hashlib.blake2b(canonical, digest_size=6).hexdigest()

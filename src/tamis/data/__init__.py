@@ -1,0 +1,1 @@
+"""Tables, ids, importers, splits and samples: from anybody's logs to arrays."""

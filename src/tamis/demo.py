@@ -1,0 +1,104 @@
+"""The demo: a project on the embedded world, built once, served, and asked for a page."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import msgspec
+import numpy as np
+from rich.console import Console
+
+from tamis import views
+from tamis.artifact import current_name
+from tamis.data.dataset import Dataset
+from tamis.data.write import import_tables
+from tamis.config import read
+from tamis.errors import ConfigError, StateError
+from tamis.features.inputs import Progress
+from tamis.project import Answer, Project, create, open_project
+from tamis.serving.wire import RecommendReply
+from tamis.simulate.world import World, WorldConfig
+from tamis.train import Trained
+
+DAY = 86_400.0
+START_SECONDS = 120.0
+
+
+def build(folder: Path, progress: Progress) -> Trained | None:
+    """The demo project, built in `folder`; None when it was there already. The world ends at the last midnight."""
+    if current_name(folder / "bundles"):
+        return None
+    if not (folder / "tamis.toml").exists():
+        create(folder, "demo")
+    world_file = folder / "world.toml"
+    if not world_file.exists():
+        midnight = time.time() // DAY * DAY
+        start = midnight - WorldConfig().days * DAY
+        world_file.write_text(f"# The simulated world of this project.\nstart_time = {start}\n", encoding="utf-8")
+    project = open_project(folder)
+    if not (folder / "data").exists():
+        progress("generate the world", 0, 1)
+        tables = World(read(world_file, WorldConfig)).tables()
+        progress("generate the world", 1, 1)
+        import_tables(tables, folder / "data", "world")
+    return project.train(progress)
+
+
+def first_user(project: Project) -> str:
+    """The user with the longest history, who shows most."""
+    dataset = Dataset.open(project.data)
+    return dataset.user_ids.external(int(np.bincount(dataset.events().user).argmax()))
+
+
+def serve_and_show(project: Project, user: str, port: int, once: bool, out: Console) -> None:
+    """Starts the server, prints three curl lines, shows a page asked for over REST; then waits, or stops if `once`."""
+    server = subprocess.Popen([sys.executable, "-m", "tamis", "serve", str(project.folder), "--rest", str(port)])
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_ready(server, url)
+        body = {"user_id": user, "size": 10, "explain": True}
+        raw = httpx.post(f"{url}/v1/recommend", json=body, timeout=30).raise_for_status().content
+        reply = msgspec.json.decode(raw, type=RecommendReply)
+        out.print(f"\nA page for user {user}:")
+        out.print(views.page(Answer(reply)))
+        out.print("\nTry it:", *curl_lines(url, user, reply.items[0].item_id if reply.items else "1"), sep="\n")
+        if not once:
+            out.print("\nServing; Ctrl-C stops.")
+            server.wait()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def curl_lines(url: str, user: str, item: str) -> list[str]:
+    """Three commands to try: a page, a click, the page after it."""
+    ask = f"curl -s {url}/v1/recommend -H 'content-type: application/json' -d '{{\"user_id\": \"{user}\", \"size\": 5}}'"
+    click = f'{{"user_id": "{user}", "item_id": "{item}", "action": "click"}}'
+    return [ask, f"curl -s {url}/v1/events -H 'content-type: application/json' -d '{click}'", ask]
+
+
+def benchmarks(name: str) -> list[Path]:
+    """The benchmark scripts of the source tree. Raises ConfigError when there are none, or none of that name."""
+    folder = Path.cwd() / "benchmarks"
+    found = sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
+    chosen = [path for path in found if name in ("", path.stem)]
+    if not chosen:
+        names = ", ".join(path.stem for path in found) or "none; run it in a checkout of the source tree"
+        raise ConfigError(f"{folder}: no benchmark {name!r}; there are: {names}")
+    return chosen
+
+
+def _wait_ready(server: "subprocess.Popen[bytes]", url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise StateError(f"the server stopped with exit code {server.returncode}; its messages are above")
+        try:
+            if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass  # not listening yet
+        time.sleep(0.2)
+    raise StateError(f"{url}: not ready after {START_SECONDS:g} s")

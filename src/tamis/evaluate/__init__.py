@@ -1,0 +1,1 @@
+"""The assembled funnel on held-out days."""

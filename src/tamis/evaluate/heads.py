@@ -1,0 +1,84 @@
+"""The heads of the ranker on logged impressions: every number a user of the predictions would ask for."""
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from tamis import metrics
+from tamis.data.samples import Samples
+from tamis.evaluate.queries import Past
+from tamis.evaluate.report import Row
+from tamis.features.inputs import Progress
+from tamis.stages import Scorer
+from tamis.types import Candidates
+
+BLOCK = 200  # requests between two calls of progress
+
+
+def judge_heads(
+    past: Past, samples: Samples, most_requests: int, progress: Progress
+) -> tuple[dict[str, Row], int]:
+    """(head → numbers, requests used). Only the first scorer of the stage "rank" is judged, on its columns p_<head>.
+
+    Probabilities are those for an impression; a head that is trained on clicked rows only is judged on clicked rows.
+    """
+    ranker = next((s for stage in past.model.funnel.stages if stage.name == "rank" for s in stage.steps.values()), None)
+    if not isinstance(ranker, Scorer) or not len(samples):
+        return {}, 0
+    rows = np.random.default_rng(past.model.config.train.seed).permutation(len(samples))[:most_requests]
+    predicted: dict[str, list[Any]] = {}
+    labels: dict[str, list[Any]] = {}
+    users: list[Any] = []
+    for done, row in enumerate(np.sort(rows)):
+        span = slice(int(samples.first[row]), int(samples.first[row + 1]))
+        ids, inverse = np.unique(samples.item[span].astype(np.int64), return_inverse=True)
+        columns = ranker.score(past.request(samples, int(row)), Candidates.of(ids))
+        for name, column in columns.items():
+            predicted.setdefault(name, []).append(column[inverse])
+        for name, label in samples.labels.items():
+            labels.setdefault(name, []).append(label[span])
+        users.append(np.full(span.stop - span.start, samples.user[row]))
+        if done % BLOCK == 0:
+            progress("evaluate heads", done, len(rows))
+    progress("evaluate heads", len(rows), len(rows))
+    truth = {name: np.concatenate(parts) for name, parts in labels.items()}
+    scores = {name: np.concatenate(parts) for name, parts in predicted.items()}
+    gated = getattr(ranker, "gated_heads", ())
+    return _judge(truth, scores, np.concatenate(users), gated), len(rows)
+
+
+def _judge(truth: dict[str, Any], scores: dict[str, Any], users: Any, gated: tuple[str, ...]) -> dict[str, Row]:
+    report: dict[str, Row] = {}
+    for column, score in scores.items():
+        head = column.removeprefix("p_")
+        if head not in truth:
+            continue
+        used = truth["click"] > 0 if head in gated and "click" in truth else np.ones(len(score), np.bool_)
+        label, p = truth[head][used], score[used].astype(np.float64)
+        if head == "play":
+            report[head] = _play(label, p)
+        elif 0 < label.sum() < len(label):
+            report[head] = {
+                "auc": metrics.auc(label, p),
+                "gauc": metrics.gauc(label, p, users[used]),
+                "log_loss": metrics.log_loss(label, p),
+                "calibration_error": metrics.calibration_error(label, p),
+                "rate": float(label.mean()),
+                "predicted": float(p.mean()),
+                "rows": float(len(label)),
+            }
+    return report
+
+
+def _play(seconds: Any, predicted: Any) -> Row:
+    """Mean absolute error in seconds and rank correlation, over all rows."""
+    if len(seconds) < 2:
+        return {}
+    return {
+        "mae_seconds": float(np.abs(seconds - predicted).mean()),
+        "rank_correlation": float(spearmanr(seconds, predicted).statistic),
+        "mean_seconds": float(seconds.mean()),
+        "predicted": float(predicted.mean()),
+        "rows": float(len(seconds)),
+    }

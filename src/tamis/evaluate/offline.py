@@ -1,0 +1,202 @@
+"""The assembled funnel on held-out days: the same object that serves, on queries of the past.
+
+For every user with something relevant in the held-out days there is one query, at his first request of those days.
+Relevant is what he then acts on (`evaluate.positive`) until the days end and had not seen before. Ranking is full: no
+sampled negatives anywhere. Heads are judged on the logged impressions of the held-out days, scored by the served form
+of the net.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis import metrics
+from tamis.assemble import Model
+from tamis.data.dataset import Dataset
+from tamis.data.split import Split
+from tamis.evaluate.heads import judge_heads
+from tamis.evaluate.queries import Past
+from tamis.evaluate.report import Report, Row
+from tamis.features.inputs import Inputs, Progress, silent
+from tamis.features.prepare import Moment, prepare
+from tamis.stages import Source
+from tamis.types import ACTION_CODE, Candidates, Query, StepTrace
+
+CUTS = (50, 200, 500)
+PAGE = 20
+Oracle = Callable[[str, list[str], float], NDArray[np.float64]]
+"""(user id, item ids, time) → [n] the true probability of the main positive action; only a simulated world has one."""
+
+
+@dataclass
+class _Tally:
+    """Numbers that are gathered query by query."""
+
+    values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    def add(self, row: str, **numbers: float) -> None:
+        for name, value in numbers.items():
+            self.values.setdefault(row, {}).setdefault(name, []).append(value)
+
+    def means(self) -> dict[str, Row]:
+        return {row: {name: float(np.mean(v)) for name, v in names.items()} for row, names in self.values.items()}
+
+
+def evaluate(
+    model: Model, dataset: Dataset, split: Split, progress: Progress = silent, oracle: Oracle | None = None
+) -> Report:
+    """The report of `model` on the days of `split`."""
+    config = model.config
+    inputs = prepare(
+        dataset,
+        Moment(split.test_since, split.test_until),
+        (config.features, config.samples, config.train.interest_actions),
+        encoder=model.encoder,
+    )
+    past = Past.of(model, inputs)
+    wanted = _relevant(inputs, past, split, config.evaluate.positive)
+    users = _some(sorted(wanted), config.evaluate.most_users, config.train.seed)
+    pages = _Pages(past, oracle, config.evaluate.new_days)
+    for done, user in enumerate(users):
+        now, items = wanted[user]
+        pages.judge(past.query(user, now, PAGE), items)
+        if done % 20 == 0:
+            progress("evaluate pages", done, len(users))
+    progress("evaluate pages", len(users), len(users))
+    heads, requests = judge_heads(past, inputs.valid, config.evaluate.most_requests, progress)
+    return Report(
+        bundle=model.name,
+        users=len(users),
+        requests=requests,
+        test_since=split.test_since,
+        test_until=split.test_until,
+        channels=pages.channels.means(),
+        stages=pages.stages.means(),
+        heads=heads,
+        page=pages.summary("tamis"),
+        baselines={name: pages.summary(name) for name in pages.shown if name != "tamis"},
+        latency=_latency(pages.traces),
+    )
+
+
+def _relevant(
+    inputs: Inputs, past: Past, split: Split, positive: tuple[str, ...]
+) -> dict[int, tuple[float, NDArray[np.int64]]]:
+    """user → (time of his query, relevant items). Users with nothing new and relevant are left out."""
+    events = inputs.events
+    late = events.time >= split.test_since
+    first: dict[int, float] = {}
+    for user, time in zip(events.user[late].tolist(), events.time[late].tolist(), strict=True):
+        first.setdefault(user, time)
+    acted = late & np.isin(events.action, [ACTION_CODE[name] for name in positive])
+    items: dict[int, set[int]] = {}
+    for user, item in zip(events.user[acted].tolist(), events.item[acted].tolist(), strict=True):
+        items.setdefault(user, set()).add(item)
+    out = {}
+    for user, acted_on in items.items():
+        fresh = np.setdiff1d(np.array(sorted(acted_on)), past.seen_items(user, first[user]))
+        if len(fresh):
+            out[user] = (first[user], fresh)
+    return out
+
+
+def _some(users: list[int], most: int, seed: int) -> list[int]:
+    """At most `most` of the users, drawn by `seed`."""
+    if len(users) <= most:
+        return users
+    return sorted(np.random.default_rng(seed).choice(users, most, replace=False).tolist())
+
+
+class _Pages:
+    """Judges channels, stages and pages query by query."""
+
+    def __init__(self, past: Past, oracle: Oracle | None, new_days: float) -> None:
+        self.past, self.oracle, self.new_days = past, oracle, new_days
+        self.channels, self.stages, self.quality = _Tally(), _Tally(), _Tally()
+        self.shown: dict[str, list[NDArray[np.int64]]] = {}
+        self.traces: list[tuple[StepTrace, ...]] = []
+        catalog = past.model.catalog
+        counts = np.bincount(past.inputs.events.item[past.inputs.events.time < past.model.trained_to], minlength=len(catalog))
+        self.popular = np.argsort(-counts, kind="stable").astype(np.int64)
+        self.author = np.asarray(catalog.columns["author"][0])
+        self.category = np.asarray(catalog.columns["category"][0])
+
+    def judge(self, query: Query, relevant: NDArray[np.int64]) -> None:
+        kept: dict[str, Candidates] = {}
+        page = self.past.model.funnel.run(query, keep=kept)
+        self.traces.append(page.trace)
+        recall = self.past.model.funnel.stages[0]
+        found_by = {name: step.recall(query).ids for name, step in recall.steps.items() if isinstance(step, Source)}
+        union = kept[recall.name].ids
+        for name, ids in found_by.items():
+            others = [other for o, other in found_by.items() if o != name]
+            elsewhere = np.unique(np.concatenate(others)) if others else ids[:0]
+            alone = np.isin(relevant, ids) & ~np.isin(relevant, elsewhere)
+            self.channels.add(name, **_recalls(ids, relevant), only_here=float(alone.mean()), rows=len(ids))
+        self.channels.add("union", **_recalls(union, relevant), only_here=float("nan"), rows=len(union))
+        reachable = np.isin(relevant, union)
+        for stage, items in kept.items():
+            numbers = {"rows": float(len(items)), "recall": float(np.isin(relevant, items.ids).mean())}
+            if reachable.any():
+                numbers["survival"] = float(np.isin(relevant[reachable], items.ids).mean())
+            self.stages.add(stage, **numbers)
+        for name, ids in {"tamis": page.items.ids, **self._others(query)}.items():
+            self._page(name, ids[: query.size], relevant, query.now)
+
+    def _others(self, query: Query) -> Mapping[str, NDArray[np.int64]]:
+        """The pages of popular, random and, in a world, of the oracle, under the same exclusions."""
+        catalog = query.catalog
+        open_items = np.flatnonzero(~catalog.closed & ~query.seen.contains(catalog.keys_of(np.arange(len(catalog)))))
+        allowed = np.zeros(len(catalog), np.bool_)
+        allowed[open_items] = True
+        draw = np.random.default_rng(query.seed).permutation(open_items)[: query.size]
+        pages = {"popular": self.popular[allowed[self.popular]][: query.size], "random": draw}
+        if self.oracle is not None:
+            model = self.past.model
+            truth = self.oracle(model.user_ids.external(query.user), model.item_ids.externals(open_items), query.now)
+            pages["oracle"] = open_items[np.argsort(-truth, kind="stable")[: query.size]]
+        return pages
+
+    def _page(self, name: str, ids: NDArray[np.int64], relevant: NDArray[np.int64], now: float) -> None:
+        hit = np.isin(ids[:10], relevant)
+        gains = (hit / np.log2(np.arange(2, len(hit) + 2))).sum()
+        best = (1 / np.log2(np.arange(2, min(10, len(relevant)) + 2))).sum()
+        age = now - self.past.published[ids]
+        self.shown.setdefault(name, []).append(ids)
+        self.quality.add(
+            name,
+            **{"ndcg@10": float(gains / best), "recall@10": float(hit.sum() / len(relevant)), "hit@10": float(hit.any())},
+            diversity=metrics.distinct_share(self.category[ids]),
+            authors=metrics.distinct_share(self.author[ids]),
+            new_share=float((age < self.new_days * 86_400).mean()) if len(ids) else 0.0,
+        )
+
+    def summary(self, name: str) -> Row:
+        shown = self.shown.get(name, [])
+        if not shown:
+            return {"ndcg@10": 0.0}
+        coverage = metrics.coverage(np.concatenate(shown), len(self.past.model.catalog))
+        return {**self.quality.means()[name], "coverage": coverage}
+
+
+def _recalls(ids: NDArray[np.int64], relevant: NDArray[np.int64]) -> dict[str, float]:
+    return {f"recall@{cut}": float(np.isin(relevant, ids[:cut]).mean()) for cut in CUTS}
+
+
+def _latency(traces: list[tuple[StepTrace, ...]]) -> dict[str, Row]:
+    """p50 and p99 of each stage and step, and of the whole funnel."""
+    times: dict[str, list[float]] = {}
+    for trace in traces:
+        totals: dict[str, float] = {"total": sum(step.milliseconds for step in trace)}
+        for step in trace:
+            totals[step.stage] = totals.get(step.stage, 0.0) + step.milliseconds
+            totals[f"{step.stage}.{step.step}"] = step.milliseconds
+        for name, took in totals.items():
+            times.setdefault(name, []).append(took)
+    return {
+        name: {"p50": float(np.percentile(took, 50)), "p99": float(np.percentile(took, 99))}
+        for name, took in times.items()
+    }

@@ -1,0 +1,53 @@
+"""The report of an evaluation: plain numbers by name, as JSON for machines and as rows for people."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from tamis.config import Config
+from tamis.errors import DataError
+
+Row = dict[str, float]
+
+
+class Report(Config, frozen=True):
+    """What the assembled funnel did on the held-out days. Every number is a mean over users or requests.
+
+    channels: channel → recall@k of the channel alone, share of the union only it found, mean rows.
+    stages: stage → survival (share of the reachable relevant items still there), rows.
+    heads: head → auc, gauc, log_loss, calibration_error, rate, rows; for "play": mean absolute error, rank correlation.
+    page, baselines: ndcg@10, recall@10, hit@10, coverage, diversity, new_share of our page and of others'.
+    latency: stage or step → p50 and p99 in milliseconds, one request at a time.
+    """
+
+    bundle: str
+    users: int
+    requests: int
+    test_since: float
+    test_until: float
+    channels: dict[str, Row]
+    stages: dict[str, Row]
+    heads: dict[str, Row]
+    page: Row
+    baselines: dict[str, Row]
+    latency: dict[str, Row]
+
+    def to_json(self) -> bytes:
+        """Indented JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2)
+
+    @staticmethod
+    def from_json(raw: bytes) -> "Report":
+        """The report that `to_json` wrote. Raises DataError."""
+        try:
+            return msgspec.json.decode(raw, type=Report)
+        except msgspec.DecodeError as error:
+            raise DataError(f"report: {error}") from None
+
+    def tables(self) -> Iterator[tuple[str, dict[str, Row]]]:
+        """(title, row name → numbers) of each part, in reading order."""
+        yield "Recall channels", self.channels
+        yield "Stages", self.stages
+        yield "Heads", self.heads
+        yield "Page", {"tamis": self.page, **self.baselines}
+        yield "Milliseconds per request", self.latency

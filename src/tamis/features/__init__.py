@@ -1,0 +1,1 @@
+"""Features, declared once and encoded by the same code offline and online."""

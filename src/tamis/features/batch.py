@@ -1,0 +1,61 @@
+"""What a net reads: the user side once per request, the item side once per candidate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.features.encode import history_codes, with_ages
+from tamis.features.layout import Layout
+from tamis.types import Candidates, History, Query
+
+
+@dataclass(frozen=True, slots=True)
+class NetBatch:
+    """r requests and n candidates; candidate j belongs to request row_of[j]. All dense values are finite.
+
+    history_codes: newest first, an absent entry is all 0; an entry that is there never has 0 in column 0.
+    labels: action name → [n] float32, "play" in seconds; empty when serving.
+    """
+
+    user_codes: NDArray[np.int32]  # [r, Layout.user_codes]
+    user_dense: NDArray[np.float32]  # [r, len(Layout.user_dense)]
+    history_codes: NDArray[np.int32]  # [r, Layout.history_length, Layout.history_codes]
+    item_codes: NDArray[np.int32]  # [n, Layout.item_codes]
+    item_dense: NDArray[np.float32]  # [n, len(Layout.item_dense)]
+    item_dynamic: NDArray[np.float32]  # [n, len(Layout.item_dynamic)]
+    row_of: NDArray[np.int64]  # [n] ascending
+    labels: Mapping[str, NDArray[np.float32]]
+
+
+def net_batch(layout: Layout, query: Query, items: Candidates) -> NetBatch:
+    """The batch of one request (r = 1), the same bytes as the training batch of the same moment."""
+    catalog, ids = query.catalog, items.ids
+    features = catalog.features(ids)
+    dynamic = np.array(catalog.column("dynamic", ids))
+    with_ages(layout, dynamic, {name: catalog.column(name, ids) for name in layout.item_ages}, query.now)
+    return NetBatch(
+        user_codes=query.features.codes,
+        user_dense=query.features.dense,
+        history_codes=query_history(layout, query)[None],
+        item_codes=features.codes,
+        item_dense=features.dense,
+        item_dynamic=dynamic,
+        row_of=np.zeros(len(ids), np.int64),
+        labels={},
+    )
+
+
+def query_history(layout: Layout, query: Query) -> NDArray[np.int32]:
+    """[Layout.history_length, Layout.history_codes] of the query's history; items no longer there are left out."""
+    out = np.zeros((layout.history_length, layout.history_codes), np.int32)
+    history = query.history
+    known = history.items >= 0
+    if not known.all():
+        history = History(history.items[known], history.actions[known], history.times[known])
+    count = min(len(history), layout.history_length)
+    if count:
+        codes = query.catalog.column("codes", history.items[:count])
+        out[:count] = history_codes(layout, codes, history.actions[:count], query.now - history.times[:count])
+    return out

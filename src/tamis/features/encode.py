@@ -1,0 +1,302 @@
+"""The encoder: raw users, items and moments in, arrays for the nets out. Fitted once, it travels in the bundle.
+
+There is one code path: training, evaluation and the server call the same methods of the same object.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.artifact import load_array, save_arrays
+from tamis.config import Config
+from tamis.errors import ArtifactError, ConfigError
+from tamis.features.arrange import AGE_CODES, arrange, is_code
+from tamis.features.fields import Codes, Learned, encode_number, learn, numbers, text
+from tamis.features.layout import Layout
+from tamis.features.spec import Category, Count, FeatureConfig, FeaturesConfig, Hour, Id, Number, Rate, Scene, Vector
+from tamis.features.statistics import Statistics, log_rate
+from tamis.types import ACTION_CODE, ACTIONS, Features, item_key
+
+Raw = Mapping[str, Sequence[Any]]
+"""Raw columns by name; a column that is not there is missing everywhere."""
+
+
+class Learnt(Config, frozen=True):
+    """Everything the encoder learnt, as it is saved."""
+
+    config: FeaturesConfig
+    layout: Layout
+    user: dict[str, Learned]
+    context: dict[str, Learned]
+    item: dict[str, Learned]
+    user_totals: dict[int, int]
+    vector_width: int
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """See the module. user_codes, item_codes: codes of the `id` features by number; numbers beyond are unknown."""
+
+    learnt: Learnt
+    user_code: NDArray[np.int32]
+    item_code: NDArray[np.int32]
+    _codes: dict[tuple[str, str], Codes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        layout = self.learnt.layout
+        offsets = {f.name: f.offset for f in (*layout.user_fields, *layout.item_fields)}
+        for side in ("user", "context", "item"):
+            for name, feature in getattr(self.learnt.config, side).items():
+                if is_code(feature) and not isinstance(feature, Id):
+                    learned = getattr(self.learnt, side)[name]
+                    self._codes[side, name] = Codes(feature, learned, offsets[f"{side}.{name}"])
+
+    @property
+    def layout(self) -> Layout:
+        return self.learnt.layout
+
+    @classmethod
+    def fit(cls, config: FeaturesConfig, raw: Mapping[str, Raw], users: Statistics, items: Statistics) -> Self:
+        """From raw columns of the training period and the event counts of users and items.
+
+        raw: "user", "item" → columns, row = number; "context" → columns of requests plus "scene".
+        Raises ConfigError for a declared column that is in none of the data.
+        """
+        learned: dict[str, dict[str, Learned]] = {}
+        for side in ("user", "context", "item"):
+            learned[side] = {}
+            for name, feature in getattr(config, side).items():
+                learned[side][name] = learn(_as_category(feature), _column(raw[side], feature, f"{side}.{name}"))
+        known = {"user": _known_ids(config.user, users), "item": _known_ids(config.item, items)}
+        width = _vector_width(config, raw["item"])
+        layout = arrange(config, learned, {side: int(mask.sum()) for side, mask in known.items()}, width)
+        learnt = Learnt(
+            config=config,
+            layout=layout,
+            user=learned["user"],
+            context=learned["context"],
+            item=learned["item"],
+            user_totals=users.totals(),
+            vector_width=width,
+        )
+        codes = {side: _id_codes(mask, _id_offset(config, layout, side)) for side, mask in known.items()}
+        return cls(learnt, codes["user"], codes["item"])
+
+    # ---- user side ---------------------------------------------------------------------------------------------
+
+    def users(self, user_numbers: NDArray[np.int64], raw: Raw) -> Features:
+        """The static part of the user side; number −1 is an unknown user."""
+        return self._static("user", user_numbers, raw, self.user_code)
+
+    def context(self, time: NDArray[np.float64], scenes: Sequence[str], raw: Raw) -> Features:
+        """What is known of the moment of each request."""
+        config, count = self.learnt.config.context, len(time)
+        columns: list[NDArray[Any]] = []
+        dense: list[NDArray[np.float32]] = []
+        for name, feature in config.items():
+            if isinstance(feature, Hour):
+                values: Sequence[Any] = ((time / 3600 + feature.offset_hours) % 24).astype(np.int64).tolist()
+            else:
+                values = scenes if isinstance(feature, Scene) else raw.get(_column_name(feature), [None] * count)
+            if isinstance(feature, Number):
+                dense.append(encode_number(feature, self.learnt.context[name], values))
+            else:
+                columns.append(self._codes["context", name].encode(values))
+        return _features(columns, dense, count)
+
+    def user_side(self, static: Features, counts: NDArray[Any], context: Features) -> Features:
+        """The whole user side: static features, rates and counts of the user's own events, context.
+
+        counts: [r, len(ACTIONS)] events of the user strictly before the request.
+        """
+        dynamic = [
+            column
+            for feature in self.learnt.config.user.values()
+            if (column := _dynamic(feature, counts, self.learnt.user_totals)) is not None
+        ]
+        stacked = np.stack(dynamic, axis=1) if dynamic else np.zeros((len(counts), 0), np.float32)
+        return Features(
+            np.concatenate([static.codes, context.codes], axis=1),
+            np.concatenate([static.dense, stacked, context.dense], axis=1),
+        )
+
+    # ---- item side ---------------------------------------------------------------------------------------------
+
+    def items(
+        self, item_numbers: NDArray[np.int64], raw: Raw, counts: NDArray[Any], totals: Mapping[int, int]
+    ) -> dict[str, NDArray[Any]]:
+        """The catalogue's columns for items; number −1 is an item that training did not see.
+
+        counts: [n, len(ACTIONS)] events of each item up to the last refresh.   totals: of all items, by action code.
+        """
+        static = self._static("item", item_numbers, raw, self.item_code)
+        count, layout = len(item_numbers), self.layout
+        columns: dict[str, NDArray[Any]] = {"codes": static.codes, "dense": static.dense}
+        columns["dynamic"] = self.item_dynamic(counts, totals)
+        for name in {"publish_time", *layout.item_ages}:
+            columns[name] = numbers(raw.get(name, [None] * count))
+        for name in ("author", "category", "city"):
+            columns[name] = stable_codes(raw.get(name, [None] * count))
+        for name in ("duration_seconds", "quality"):
+            columns[name] = numbers(raw.get(name, [None] * count)).astype(np.float32)
+        columns["vector"] = vectors(raw.get("vector", [None] * count), self.learnt.vector_width)
+        return columns
+
+    def item_dynamic(self, counts: NDArray[Any], totals: Mapping[int, int]) -> NDArray[np.float32]:
+        """[n, len(Layout.item_dynamic)] rates and counts of items; the columns of ages are left 0 (`with_ages`)."""
+        out = np.zeros((len(counts), len(self.layout.item_dynamic)), np.float32)
+        for name, feature in self.learnt.config.item.items():
+            values = _dynamic(feature, counts, totals)
+            if values is not None:
+                out[:, self.layout.item_dynamic.index(name)] = values
+        return out
+
+    def _static(self, side: str, entity: NDArray[np.int64], raw: Raw, id_code: NDArray[np.int32]) -> Features:
+        codes: list[NDArray[Any]] = []
+        dense: list[NDArray[np.float32]] = []
+        count = len(entity)
+        for name, feature in getattr(self.learnt.config, side).items():
+            if isinstance(feature, Id):
+                codes.append(_numbered(entity, id_code)[:, None])
+                continue
+            values = raw.get(_column_name(feature), [None] * count)
+            if isinstance(feature, Number):
+                dense.append(encode_number(feature, getattr(self.learnt, side)[name], values)[:, None])
+            elif isinstance(feature, Vector):
+                dense.append(vectors(values, self.learnt.vector_width))
+            elif is_code(feature):
+                codes.append(self._codes[side, name].encode(values))
+        return _features(codes, dense, count)
+
+    # ---- disk --------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Writes into an existing folder."""
+        (folder / "encoder.json").write_bytes(msgspec.json.encode(self.learnt))
+        save_arrays(folder, user_code=self.user_code, item_code=self.item_code)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The saved encoder. Raises ArtifactError."""
+        try:
+            learnt = msgspec.json.decode((folder / "encoder.json").read_bytes(), type=Learnt)
+        except (OSError, msgspec.DecodeError) as error:
+            raise ArtifactError(f"{folder / 'encoder.json'}: {error}") from None
+        return cls(learnt, load_array(folder, "user_code"), load_array(folder, "item_code"))
+
+
+def with_ages(layout: Layout, dynamic: NDArray[np.float32], raw: Mapping[str, NDArray[Any]], now: Any) -> None:
+    """Fills the age columns of `dynamic` [n, …] in place: log1p of hours since the time column; missing gives 0."""
+    for name, column in layout.item_ages.items():
+        hours = (now - raw[name]) / 3600
+        dynamic[:, column] = np.log1p(np.where(hours > 0, hours, 0.0))
+
+
+def history_codes(
+    layout: Layout, item_codes: NDArray[np.int32], action: NDArray[np.uint8], age_seconds: NDArray[np.float64]
+) -> NDArray[np.int32]:
+    """[…, Layout.history_codes] codes of history entries.
+
+    item_codes: […, Layout.item_codes] of the entries' items.   action, age_seconds: […] of the entries.
+    """
+    age = np.clip(np.log2(1.0 + np.maximum(age_seconds, 0.0) / 60.0), 0, AGE_CODES - 1).astype(np.int32)
+    out = np.empty((*action.shape, layout.history_codes), np.int32)
+    out[..., :-2] = item_codes[..., list(layout.history_columns)]
+    out[..., -2] = layout.history_action.offset + 1 + action
+    out[..., -1] = layout.history_age.offset + 1 + age
+    return out
+
+
+def stable_codes(values: Sequence[Any]) -> NDArray[np.int64]:
+    """[n] a 63-bit hash of each value that any process and any bundle agrees on; missing is 0."""
+    seen: dict[str, int] = {"": 0}
+    out = np.empty(len(values), np.int64)
+    for row, value in enumerate(values):
+        word = text(value)
+        if word not in seen:
+            seen[word] = item_key(word) >> 1 or 1
+        out[row] = seen[word]
+    return out
+
+
+def vectors(values: Sequence[Any], width: int) -> NDArray[np.float32]:
+    """[n, width] content vectors; missing or of another width gives zeros, not finite numbers give 0."""
+    out = np.zeros((len(values), width), np.float32)
+    for row, value in enumerate(values):
+        if value is not None and len(value) == width:
+            out[row] = value
+    return np.nan_to_num(out, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _as_category(feature: FeatureConfig) -> FeatureConfig:
+    """Scenes and hours are vocabularies; everything else is what it is."""
+    return Category(column="") if isinstance(feature, Scene | Hour) else feature
+
+
+def _column_name(feature: FeatureConfig) -> str:
+    return "scene" if isinstance(feature, Scene) else str(getattr(feature, "column", ""))
+
+
+def _column(raw: Raw, feature: FeatureConfig, where: str) -> Sequence[Any]:
+    if isinstance(feature, Hour):
+        return [str(hour) for hour in range(24)]
+    name = _column_name(feature)
+    if not name:
+        return ()
+    if name not in raw:
+        raise ConfigError(f"features.{where}: the data has no column {name!r}; it has {sorted(raw)}")
+    return raw[name]
+
+
+def _known_ids(features: Mapping[str, FeatureConfig], statistics: Statistics) -> NDArray[np.bool_]:
+    """[entities] True where the entity has enough events for a code of its own; all False without an `id` feature."""
+    least = [feature.min_count for feature in features.values() if isinstance(feature, Id)]
+    if not least or not statistics.entities:
+        return np.zeros(statistics.entities, np.bool_)
+    everything = statistics.before(np.arange(statistics.entities), np.inf, range(len(ACTIONS))).sum(axis=1)
+    return np.asarray(everything >= least[0])
+
+
+def _id_offset(config: FeaturesConfig, layout: Layout, side: str) -> int:
+    names = [f"{side}.{name}" for name, feature in getattr(config, side).items() if isinstance(feature, Id)]
+    return next((f.offset for f in (*layout.user_fields, *layout.item_fields) if f.name in names), 0)
+
+
+def _id_codes(known: NDArray[np.bool_], offset: int) -> NDArray[np.int32]:
+    codes = np.full(len(known) + 1, offset, np.int32)  # the last one is for unknown numbers
+    codes[:-1][known] = offset + 1 + np.arange(int(known.sum()), dtype=np.int32)
+    return codes
+
+
+def _numbered(entity: NDArray[np.int64], id_code: NDArray[np.int32]) -> NDArray[np.int32]:
+    unknown = len(id_code) - 1
+    return np.asarray(id_code[np.where((entity < 0) | (entity >= unknown), unknown, entity)])
+
+
+def _vector_width(config: FeaturesConfig, raw: Raw) -> int:
+    names = [f.column for f in config.item.values() if isinstance(f, Vector)] or ["vector"]
+    return max((len(value) for value in raw.get(names[0], ()) if value is not None), default=0)
+
+
+def _dynamic(feature: FeatureConfig, counts: NDArray[Any], totals: Mapping[int, int]) -> NDArray[np.float32] | None:
+    """[n] the value of a rate or count feature from event counts [n, len(ACTIONS)]; None for any other kind."""
+    if isinstance(feature, Count):
+        return np.asarray(np.log1p(counts[:, ACTION_CODE[feature.action]]), np.float32)
+    if isinstance(feature, Rate):
+        action, per = ACTION_CODE[feature.action], ACTION_CODE[feature.per]
+        overall = min(1.0, max(1e-6, totals.get(action, 0) / max(1, totals.get(per, 0))))
+        return log_rate(counts[:, action], counts[:, per], overall, feature.prior)
+    return None
+
+
+def _features(codes: list[NDArray[Any]], dense: list[NDArray[np.float32]], count: int) -> Features:
+    numeric = [column if column.ndim == 2 else column[:, None] for column in dense]
+    return Features(
+        np.concatenate(codes, axis=1).astype(np.int32) if codes else np.zeros((count, 0), np.int32),
+        np.concatenate(numeric, axis=1).astype(np.float32) if numeric else np.zeros((count, 0), np.float32),
+    )

@@ -1,0 +1,138 @@
+"""What every `fit` gets: the data of the training period and nothing after it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from tamis.data.dataset import Events
+from tamis.data.samples import Samples
+from tamis.features.batch import NetBatch
+from tamis.features.encode import Encoder, history_codes, with_ages
+from tamis.features.layout import Layout
+from tamis.features.statistics import Statistics, refresh_time
+from tamis.types import ACTION_CODE, ACTIONS, Catalog, Features
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total): called now and then by long work."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What changes from request to request, computed once for a whole set of samples.
+
+    user: [r] the whole user side.   dynamic: [n, len(Layout.item_dynamic)] of the candidates at their request's time.
+    """
+
+    user: Features
+    dynamic: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The training period.
+
+    catalog: items as the server will see them, as of `until`.   users: static user features, row = user number.
+    events: all events before `until`, sorted by time.   until: training ends here; nothing at or after it may be used.
+    train, valid: impressions with labels before `until`; `valid` is the last part of them by time.
+    interest_actions: the actions that make up the interest score, one point each.
+    """
+
+    encoder: Encoder
+    catalog: Catalog
+    users: Features
+    events: Events
+    until: float
+    train: Samples
+    valid: Samples
+    user_statistics: Statistics
+    item_statistics: Statistics
+    interest_actions: tuple[str, ...] = ("click", "like", "collect", "share")
+    progress: Progress = silent
+    _sides: dict[int, Sides] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        return self.encoder.layout
+
+    def interest(self) -> csr_matrix:
+        """[users, items] float32: one point per distinct action kind of `interest_actions`, so 0 to 4 by default.
+
+        like(u, i) = 1[click] + 1[like] + 1[collect] + 1[share]; each kind counts once per user and item.
+        """
+        shape = (len(self.users.codes), len(self.catalog))
+        codes = [ACTION_CODE[name] for name in self.interest_actions]
+        chosen = np.isin(self.events.action, codes)
+        pair = self.events.user[chosen].astype(np.int64) * shape[1] + self.events.item[chosen]
+        kinds = np.unique(pair * len(ACTIONS) + self.events.action[chosen]) // len(ACTIONS)
+        pairs, points = np.unique(kinds, return_counts=True)
+        return csr_matrix((points.astype(np.float32), (pairs // shape[1], pairs % shape[1])), shape=shape)
+
+    def sides(self, samples: Samples) -> Sides:
+        """The changing sides of `samples`, computed at the first call and kept."""
+        if id(samples) not in self._sides:
+            self._sides[id(samples)] = _sides(self, samples)
+        return self._sides[id(samples)]
+
+    def batch(self, samples: Samples, requests: NDArray[np.int64]) -> NetBatch:
+        """Any requests of `samples` (their positions, [r]) with all their candidates, as a net reads them."""
+        sides = self.sides(samples)
+        begin, end = samples.first[requests], samples.first[requests + 1]
+        counts = end - begin
+        row_of = np.repeat(np.arange(len(requests)), counts)
+        rows = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(begin, counts)
+        items = self.catalog.features(samples.item[rows])
+        return NetBatch(
+            user_codes=sides.user.codes[requests],
+            user_dense=sides.user.dense[requests],
+            history_codes=_histories(self, samples, requests),
+            item_codes=items.codes,
+            item_dense=items.dense,
+            item_dynamic=sides.dynamic[rows],
+            row_of=row_of,
+            labels={name: label[rows] for name, label in samples.labels.items()},
+        )
+
+
+def _sides(inputs: Inputs, samples: Samples) -> Sides:
+    encoder, every = inputs.encoder, range(len(ACTIONS))
+    scenes = [samples.scenes[code] for code in samples.scene]
+    context = encoder.context(samples.time, scenes, samples.context.to_dict(as_series=False))
+    counts = inputs.user_statistics.before(samples.user, samples.time, every)
+    user = encoder.user_side(inputs.users.take(samples.user), counts, context)
+    refreshed = refresh_time(samples.time, encoder.learnt.config.refresh_hours)
+    per_row = np.repeat(np.arange(len(samples)), np.diff(samples.first))
+    totals = inputs.item_statistics.totals()
+    dynamic = np.empty((len(samples.item), len(encoder.layout.item_dynamic)), np.float32)
+    for start in range(0, len(samples.item), 200_000):  # blocks keep the [n, actions] counts small
+        block = slice(start, start + 200_000)
+        before = inputs.item_statistics.before(samples.item[block], refreshed[per_row[block]], every)
+        dynamic[block] = encoder.item_dynamic(before, totals)
+    raw = {name: inputs.catalog.column(name, samples.item) for name in encoder.layout.item_ages}
+    with_ages(encoder.layout, dynamic, raw, samples.time[per_row])
+    return Sides(user, dynamic)
+
+
+def _histories(inputs: Inputs, samples: Samples, requests: NDArray[np.int64]) -> NDArray[np.int32]:
+    """[r, length, codes] of the last entries before each request, newest first."""
+    layout, timeline = inputs.layout, samples.timeline
+    at = samples.history_end[requests, None] - 1 - np.arange(layout.history_length)
+    there = at >= samples.history_start[requests, None]
+    at = at[there]
+    out = np.zeros((len(requests), layout.history_length, layout.history_codes), np.int32)
+    now = np.broadcast_to(samples.time[requests, None], there.shape)[there]
+    codes = inputs.catalog.column("codes", timeline.item[at])
+    out[there] = history_codes(layout, codes, timeline.action[at], now - timeline.time[at])
+    return out
+
+
+def rates(totals: Mapping[int, int]) -> dict[str, float]:
+    """Events per impression of each action, for reports; {} when nothing was shown."""
+    shown = totals.get(ACTION_CODE["impression"], 0)
+    return {ACTIONS[code]: count / shown for code, count in totals.items()} if shown else {}

@@ -1,0 +1,1 @@
+"""Filters: what must not be shown."""

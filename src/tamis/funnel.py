@@ -1,0 +1,202 @@
+"""The funnel: stages in order, each a finer sieve. The same object serves, is evaluated and is simulated.
+
+    Funnel.run(query) → Page
+        for each stage: for each step: Source → union | Filter → mask | Scorer → columns | Selector → positions
+                        then the `limit` best rows by column `score` go on
+
+Outages and broken promises are different things. A source that fails or is late only thins the funnel; a scorer,
+filter or selector that fails is skipped when its stage is optional and raises otherwise; a step that breaks its
+promise (wrong length, duplicate or foreign rows) always raises StepError. All of it shows in the trace.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.errors import StepError
+from tamis.stages import Filter, Scorer, Selector, Source, Step
+from tamis.types import Candidates, Columns, Page, Query, StepTrace
+
+KINDS: Final = (("source", Source), ("scorer", Scorer), ("filter", Filter), ("selector", Selector))
+MOST_SOURCES: Final = 63  # one bit each in the int64 column `found_by`
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage. steps: name → step, run in this order.
+
+    limit: most rows that leave; 0 = the query's size.   budget_ms: sources not done by then are dropped (0 = none).
+    optional: on an outage rows pass through unchanged.   parallel: run neighbouring sources in threads, which pays
+    only when they wait for something (a remote store); array kernels are faster one after the other.
+    """
+
+    name: str
+    steps: Mapping[str, Step]
+    limit: int
+    budget_ms: float = 0.0
+    optional: bool = False
+    parallel: bool = False
+
+
+class Funnel:
+    """Stages in order; immutable after construction and safe to share between threads."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages: Final = tuple(stages)
+        self._kinds: Final = {
+            (s.name, name): _kind(s.name, name, step) for s in stages for name, step in s.steps.items()
+        }
+        self.channels: Final = tuple(n for s in stages for n in s.steps if self._kinds[s.name, n] == "source")
+        if len(self.channels) > MOST_SOURCES:
+            raise StepError(f"{len(self.channels)} sources; a funnel takes at most {MOST_SOURCES}")
+        if len(set(self.channels)) != len(self.channels):
+            raise StepError(f"two sources share a name: {sorted(self.channels)}")
+        self._pool: Final = ThreadPoolExecutor(16, "source") if any(s.parallel for s in stages) else None
+
+    def run(
+        self, query: Query, items: Candidates | None = None, first: str = "", keep: dict[str, Candidates] | None = None
+    ) -> Page:
+        """The page for a query.
+
+        items, first: start from these candidates at the stage named `first` (the caller brings his own candidates).
+        keep: is filled with the table that left each stage, by the stage's name, for those who look inside.
+        Raises StepError when a step breaks its promise, and whatever a failing step of a non-optional stage raised.
+        """
+        run = _Run(self, query, Candidates.empty() if items is None else items)
+        names = [stage.name for stage in self.stages]
+        for stage in self.stages[names.index(first) if first else 0 :]:
+            run.stage(stage)
+            if keep is not None:
+                keep[stage.name] = run.items
+        trace = tuple(run.trace)
+        return Page(run.items, trace, any(step.status != "ok" for step in trace), self.channels)
+
+
+@dataclass(slots=True)
+class _Run:
+    """The mutable bookkeeping of one `Funnel.run`."""
+
+    funnel: Funnel
+    query: Query
+    items: Candidates
+    trace: list[StepTrace] = field(default_factory=list)
+
+    def stage(self, stage: Stage) -> None:
+        began = perf_counter()
+        ordered = False
+        pending = self._submit(stage)
+        for name, step in stage.steps.items():
+            kind = self.funnel._kinds[stage.name, name]
+            before, start = len(self.items), perf_counter()
+            left = stage.budget_ms / 1000 - (start - began) if stage.budget_ms else None
+            status, error = "ok", ""
+            try:
+                if kind == "source" and left is not None and left <= 0 and not (pending and pending[name].done()):
+                    raise TimeoutError(f"stage {stage.name} had used its {stage.budget_ms:g} ms")
+                if kind == "selector" and not ordered:
+                    self.items = _best(self.items, len(self.items))
+                self._apply(name, step, kind, pending.get(name), left)
+                ordered = kind == "selector" or (ordered and kind == "filter")
+            except StepError:
+                raise
+            except Exception as outage:
+                if kind != "source" and not stage.optional:
+                    raise
+                status = "late" if isinstance(outage, TimeoutError) else "failed" if kind == "source" else "skipped"
+                error = f"{type(outage).__name__}: {outage}"
+            took = (perf_counter() - start) * 1000
+            self.trace.append(StepTrace(stage.name, name, kind, before, len(self.items), took, status, error))
+        limit = stage.limit or self.query.size
+        self.items = self.items.take(slice(limit)) if ordered else _best(self.items, limit)
+        if pending:
+            for future in pending.values():
+                future.cancel()
+
+    def _submit(self, stage: Stage) -> dict[str, "Future[Candidates]"]:
+        if not stage.parallel or self.funnel._pool is None:
+            return {}
+        kinds, pool = self.funnel._kinds, self.funnel._pool
+        sources = {name: step for name, step in stage.steps.items() if kinds[stage.name, name] == "source"}
+        return {name: pool.submit(step.recall, self.query) for name, step in sources.items()}  # type: ignore[union-attr]
+
+    def _apply(self, name: str, step: Any, kind: str, pending: "Future[Candidates] | None", left: float | None) -> None:
+        if kind == "source":
+            found = pending.result(left) if pending else step.recall(self.query)
+            self.items = _union(self.items, found, self.funnel.channels.index(name), name)
+        elif kind == "filter":
+            mask = step.keep(self.query, self.items)
+            if mask.dtype != np.bool_ or mask.shape != self.items.ids.shape:
+                raise StepError(f"{name}: mask is {mask.dtype} {mask.shape}, wanted bool ({len(self.items)},)")
+            if not mask.all():
+                self.items = self.items.take(mask)
+        elif kind == "scorer":
+            if len(self.items):
+                self.items = self.items.add(step.score(self.query, self.items))
+        elif len(self.items):
+            self.items = self.items.take(_checked(step.pick(self.query, self.items), len(self.items), name))
+
+
+def _kind(stage: str, name: str, step: Step) -> str:
+    kinds = [kind for kind, protocol in KINDS if isinstance(step, protocol)]
+    if len(kinds) != 1:
+        raise StepError(f"{stage}.{name}: {type(step).__name__} must have exactly one verb, it has {kinds}")
+    return kinds[0]
+
+
+def _union(items: Candidates, found: Candidates, channel: int, name: str) -> Candidates:
+    """`items` with the rows of `found` that are new, and the provenance of both.
+
+    Columns: channel [n] int16 the first source that found the row; found_by [n] int64 one bit per source; score [n]
+    minus the best rank in any source, so that a cut at the recall limit is a snake merge of the sources.
+    """
+    count = len(found)
+    if len(np.unique(found.ids)) != count:
+        raise StepError(f"{name}: the source returned an item twice")
+    rank_score = -np.arange(count, dtype=np.float64)
+    bit = np.full(count, np.int64(1) << channel)
+    if not len(items):
+        columns: Columns = {"channel": np.full(count, channel, np.int16), "found_by": bit, "score": rank_score}
+        return Candidates(found.ids.astype(np.int64, copy=False), columns)
+    order = np.argsort(items.ids, kind="stable")
+    at = np.minimum(np.searchsorted(items.ids, found.ids, sorter=order), len(items) - 1)
+    row = order[at]
+    known = items.ids[row] == found.ids
+    new = ~known
+    found_by, score = items.column("found_by").copy(), items.column("score").copy()
+    found_by[row[known]] |= bit[known]
+    score[row[known]] = np.maximum(score[row[known]], rank_score[known])
+    return Candidates(
+        np.concatenate([items.ids, found.ids[new]]),
+        {
+            "channel": np.concatenate([items.column("channel"), np.full(int(new.sum()), channel, np.int16)]),
+            "found_by": np.concatenate([found_by, bit[new]]),
+            "score": np.concatenate([score, rank_score[new]]),
+        },
+    )
+
+
+def _best(items: Candidates, limit: int) -> Candidates:
+    """The `limit` best rows by column score, best first, ties in the order they came; not-finite scores sort last."""
+    score = items.columns.get("score")
+    if score is None or not len(items):
+        return items.take(slice(limit))
+    finite = np.isfinite(score)
+    if not finite.all():
+        lowest = score[finite].min() - 1 if finite.any() else 0.0
+        score = np.where(finite, score, lowest)
+        items = items.add({"score": score})
+    return items.take(np.argsort(-score, kind="stable")[:limit])
+
+
+def _checked(positions: NDArray[np.intp], count: int, name: str) -> NDArray[np.intp]:
+    """The positions, if they are distinct and inside the table."""
+    if positions.ndim != 1 or (len(positions) and (positions.min() < 0 or positions.max() >= count)):
+        raise StepError(f"{name}: picked a row outside the table of {count}")
+    if len(np.unique(positions)) != len(positions):
+        raise StepError(f"{name}: picked a row twice")
+    return positions

@@ -1,0 +1,43 @@
+"""A `NetBatch` as tensors, sharing its memory."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tamis.features.batch import NetBatch
+
+
+class TensorBatch(NamedTuple):
+    """The fields of `NetBatch`, same names and shapes. `batch[:7]` is what a net's `forward` takes."""
+
+    user_codes: Tensor
+    user_dense: Tensor
+    history_codes: Tensor
+    item_codes: Tensor
+    item_dense: Tensor
+    item_dynamic: Tensor
+    row_of: Tensor
+    labels: Mapping[str, Tensor]
+
+
+def tensors(batch: NetBatch) -> TensorBatch:
+    """The same batch as tensors."""
+    return TensorBatch(
+        tensor(batch.user_codes),
+        tensor(batch.user_dense),
+        tensor(batch.history_codes),
+        tensor(batch.item_codes),
+        tensor(batch.item_dense),
+        tensor(batch.item_dynamic),
+        tensor(batch.row_of),
+        {name: tensor(label) for name, label in batch.labels.items()},
+    )
+
+
+def tensor(array: NDArray[Any]) -> Tensor:
+    """The array as a tensor over the same memory; a copy only if it is read-only or has gaps."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))

@@ -1,0 +1,93 @@
+"""The fused embedding table: every categorical feature of both sides in one array, gathered once per side."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tamis.features.layout import Field
+from tamis.nets import kernels
+
+INITIAL_SPREAD = 0.05
+
+
+class Table(nn.Module):
+    """`rows` embeddings of width `size`; row 0 is padding and stays zero.
+
+    `forward` gathers outside of autograd: its result is a leaf that asks for a gradient, and the (codes, leaf) pair is
+    kept in `taken`. After `backward`, `optimizer.Optimizer.step` sums the leaves' gradients by code and moves only
+    those rows. The table's own `weight` therefore never holds a gradient.
+    """
+
+    def __init__(self, rows: int, size: int, generator: torch.Generator) -> None:
+        super().__init__()
+        weight = torch.randn(rows, size, generator=generator) * INITIAL_SPREAD
+        weight[0] = 0.0
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.taken: list[tuple[NDArray[np.int32], NDArray[np.int64], Tensor]] = []
+
+    @property
+    def size(self) -> int:
+        """Width of one embedding."""
+        return int(self.weight.shape[1])
+
+    def forward(self, codes: Tensor, widths: Sequence[int]) -> Tensor:
+        """[n, len(widths) * size]: per field the mean of its embeddings, absent codes (0) left out; zeros if all are.
+
+        codes: [n, sum(widths)] int32, the fields side by side.   widths: columns of each field (`widths_of`).
+        """
+        if torch.onnx.is_in_onnx_export():
+            return self._gather_plainly(codes, widths)
+        starts = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
+        numbers = np.ascontiguousarray(codes.numpy())
+        out = torch.empty(len(codes), len(widths) * self.size, dtype=self.weight.dtype)
+        kernels.gather(self.weight.detach().numpy(), numbers, starts, out.numpy())
+        if self.training and torch.is_grad_enabled():
+            out.requires_grad_()
+            self.taken.append((numbers, starts, out))
+        return out
+
+    def _gather_plainly(self, codes: Tensor, widths: Sequence[int]) -> Tensor:
+        rows = nn.functional.embedding(codes, self.weight)  # [n, c, d]
+        if all(width == 1 for width in widths):
+            return rows.flatten(1)
+        there = (codes != 0).to(rows.dtype)
+        pooled, start = [], 0
+        for width in widths:
+            part = rows[:, start : start + width]
+            if width == 1:
+                pooled.append(part.squeeze(1))
+            else:
+                count = there[:, start : start + width].sum(1, keepdim=True).clamp(min=1.0)
+                pooled.append(part.sum(1) / count)
+            start += width
+        return torch.cat(pooled, 1)
+
+
+def widths_of(fields: Sequence[Field]) -> tuple[int, ...]:
+    """Columns of each field, in the order in which they lie side by side in the codes."""
+    return tuple(field.width for field in fields)
+
+
+class Standardize(nn.Module):
+    """Numbers with mean 0 and spread 1, as seen in training; the figures travel with the exported net.
+
+    A column that never changed in training is passed as 0. Results are cut to ±`limit` spreads.
+    """
+
+    def __init__(self, values: NDArray[np.float32], limit: float = 8.0) -> None:
+        super().__init__()
+        mean = values.mean(0, dtype=np.float64) if len(values) else np.zeros(values.shape[1])
+        spread = values.std(0, dtype=np.float64) if len(values) else np.zeros(values.shape[1])
+        scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-6)
+        self.limit = limit
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.from_numpy(mean.astype(np.float32)))
+        self.register_buffer("scale", torch.from_numpy(scale.astype(np.float32)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """[n, d] → [n, d]."""
+        return ((values - self.mean) * self.scale).clamp(-self.limit, self.limit)

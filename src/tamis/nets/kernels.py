@@ -1,0 +1,135 @@
+"""Gather, sum and update of embedding rows, compiled: what autograd does per batch for a whole table, done per row.
+
+The fused table has millions of rows and a batch touches thousands. These loops read and write only those.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+
+@numba.njit(cache=True, nogil=True)
+def gather(table: NDArray[Any], codes: NDArray[np.int32], starts: NDArray[np.int64], out: NDArray[Any]) -> None:
+    """Fills out[n, f] with the mean of the table's rows codes[n, starts[f] : starts[f + 1]], code 0 left out.
+
+    table: [rows, d].   codes: [n, c].   starts: [fields + 1].   out: [n, fields * d]; zeros where all codes are 0.
+    """
+    size = table.shape[1]
+    for row in range(codes.shape[0]):
+        for field in range(len(starts) - 1):
+            at = field * size
+            first, last = starts[field], starts[field + 1]
+            if last == first + 1:
+                code = codes[row, first]
+                for k in range(size):
+                    out[row, at + k] = table[code, k]
+            else:
+                _mean(table, codes[row, first:last], out[row, at : at + size])
+
+
+@numba.njit(cache=True, nogil=True)
+def _mean(table: NDArray[Any], codes: NDArray[np.int32], out: NDArray[Any]) -> None:
+    """Fills out [d] with the mean of the table's rows `codes` [w], code 0 left out; zeros when there is none."""
+    out[:] = 0
+    there = 0
+    for code in codes:
+        if code != 0:
+            there += 1
+            for k in range(len(out)):
+                out[k] += table[code, k]
+    if there > 1:
+        for k in range(len(out)):
+            out[k] /= there
+
+
+@numba.njit(cache=True, nogil=True)
+def sum_by_code(
+    codes: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    gradient: NDArray[Any],
+    sums: NDArray[Any],
+    marks: tuple[NDArray[np.int32], NDArray[np.int32], int],
+) -> int:
+    """Adds the gradient of `gather`'s output to sums[i] of each distinct code; the number of distinct codes so far.
+
+    gradient: [n, fields * d].   sums: [room, d]; a new code's row is cleared here.
+    marks: (place [table rows], codes [room], count): place[code] = i + 1 or 0, the distinct codes, how many there are.
+    """
+    place, distinct, count = marks
+    size = sums.shape[1]
+    for row in range(codes.shape[0]):
+        for field in range(len(starts) - 1):
+            at = field * size
+            first, last = starts[field], starts[field + 1]
+            share = 1.0
+            if last > first + 1:
+                share = 1.0 / max(1, np.count_nonzero(codes[row, first:last]))
+            for column in range(first, last):
+                code = codes[row, column]
+                if code == 0:
+                    continue
+                i = place[code] - 1
+                if i < 0:
+                    i = count
+                    distinct[i] = code
+                    count += 1
+                    place[code] = count
+                    for k in range(size):
+                        sums[i, k] = gradient[row, at + k] * share
+                else:
+                    for k in range(size):
+                        sums[i, k] += gradient[row, at + k] * share
+    return count
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "arcp"})
+def adam_rows(
+    table: NDArray[Any],
+    moments: NDArray[Any],
+    distinct: NDArray[np.int32],
+    sums: NDArray[Any],
+    rates: tuple[float, float, float, float, float],
+) -> None:
+    """One Adam step of the rows `distinct` [u] with gradients `sums` [u, d]; moments: [rows, 2, d].
+
+    rates: (step size with both bias corrections, epsilon times the second one's root, beta1, beta2, l2).
+    """
+    step, epsilon, beta1, beta2, l2 = rates
+    size = table.shape[1]
+    for i in range(len(distinct)):
+        code = distinct[i]
+        for k in range(size):
+            gradient = sums[i, k] + l2 * table[code, k]
+            first = beta1 * moments[code, 0, k] + (1.0 - beta1) * gradient
+            second = beta2 * moments[code, 1, k] + (1.0 - beta2) * gradient * gradient
+            moments[code, 0, k] = first
+            moments[code, 1, k] = second
+            table[code, k] -= step * first / (np.sqrt(second) + epsilon)
+
+
+@numba.njit(cache=True, nogil=True)
+def adagrad_rows(
+    table: NDArray[Any],
+    squares: NDArray[Any],
+    distinct: NDArray[np.int32],
+    sums: NDArray[Any],
+    rates: tuple[float, float, float],
+) -> None:
+    """One row-wise Adagrad step; squares: [rows], the running sum of each row's mean squared gradient.
+
+    rates: (learning rate, epsilon, l2).
+    """
+    rate, epsilon, l2 = rates
+    size = table.shape[1]
+    for i in range(len(distinct)):
+        code = distinct[i]
+        total = 0.0
+        for k in range(size):
+            gradient = sums[i, k] + l2 * table[code, k]
+            total += gradient * gradient
+        squares[code] += total / size
+        scale = rate / (np.sqrt(squares[code]) + epsilon)
+        for k in range(size):
+            table[code, k] -= scale * (sums[i, k] + l2 * table[code, k])

@@ -1,0 +1,86 @@
+"""Adam for the layers, and for the fused table only the rows that a batch touched."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tamis.nets import kernels
+from tamis.nets.embed import Table
+from tamis.nets.plans import TrainingPlan
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+
+class Optimizer:
+    """Moves a net's weights after `backward`: `clear`, forward, `backward`, `step`.
+
+    Layers: torch's Adam. Rows of the `Table`s: Adam (or row-wise Adagrad) on exactly the rows gathered since `clear`;
+    the moments of all other rows stand still ("lazy Adam"), and when a batch holds every row it is Adam itself.
+    """
+
+    def __init__(self, net: nn.Module, plan: TrainingPlan) -> None:
+        self.plan = plan
+        self._tables = [_Rows(module, plan) for module in net.modules() if isinstance(module, Table)]
+        dense = [weight for weight in net.parameters() if weight.requires_grad]
+        self._dense = torch.optim.Adam(dense, lr=plan.learning_rate, betas=BETAS, eps=EPSILON, fused=True)
+
+    def clear(self) -> None:
+        """Forgets gradients and gathered rows."""
+        self._dense.zero_grad()
+        for rows in self._tables:
+            rows.table.taken.clear()
+
+    def step(self, share: float = 1.0) -> None:
+        """Moves every weight that has a gradient; `share` scales the learning rates of this step."""
+        for group in self._dense.param_groups:
+            group["lr"] = self.plan.learning_rate * share
+        self._dense.step()
+        for rows in self._tables:
+            rows.step(share)
+
+
+class _Rows:
+    """The optimizer state of one table."""
+
+    def __init__(self, table: Table, plan: TrainingPlan) -> None:
+        rows, size = table.weight.shape
+        self.table = table
+        self._plan = plan
+        self._weight: NDArray[np.floating] = table.weight.detach().numpy()
+        shape = (rows, 2, size) if plan.embedding_optimizer == "adam" else (rows,)
+        self._state = np.zeros(shape, self._weight.dtype)
+        self._place = np.zeros(rows, np.int32)
+        self._distinct = np.empty(0, np.int32)
+        self._sums = np.empty((0, size), self._weight.dtype)
+        self._steps = 0
+
+    def step(self, share: float) -> None:
+        count = self._sum_gradients()
+        distinct, sums = self._distinct[:count], self._sums[:count]
+        self._place[distinct] = 0
+        self._steps += 1
+        rate, l2 = self._plan.embedding_learning_rate * share, self._plan.l2
+        if self._plan.embedding_optimizer == "adam":
+            root = math.sqrt(1.0 - BETAS[1] ** self._steps)
+            step = rate * root / (1.0 - BETAS[0] ** self._steps)
+            kernels.adam_rows(self._weight, self._state, distinct, sums, (step, EPSILON * root, *BETAS, l2))
+        else:
+            kernels.adagrad_rows(self._weight, self._state, distinct, sums, (rate, EPSILON, l2))
+
+    def _sum_gradients(self) -> int:
+        """Fills the distinct codes and the sum of each one's gradients; how many there are."""
+        room = min(sum(codes.size for codes, _, _ in self.table.taken), len(self._place))
+        if room > len(self._distinct):
+            self._distinct = np.empty(room, np.int32)
+            self._sums = np.empty((room, self._sums.shape[1]), self._sums.dtype)
+        count = 0
+        for codes, starts, leaf in self.table.taken:
+            if leaf.grad is not None:
+                marks = (self._place, self._distinct, count)
+                count = kernels.sum_by_code(codes, starts, leaf.grad.numpy(), self._sums, marks)
+        self.table.taken.clear()
+        return count

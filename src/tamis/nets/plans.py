@@ -1,0 +1,31 @@
+"""What a net is to look like and how it is trained: plain values, so that parts can name them without torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """How `loop.train` trains.
+
+    epochs: most passes over the training requests.   batch_size: rows (not requests) per step, whole requests only.
+    learning_rate: Adam's, for everything but the embeddings.   embedding_learning_rate: of the fused table's rows.
+    embedding_optimizer: "adam" moves the rows of a batch as Adam would and leaves all others alone; "adagrad" keeps
+    one number per row instead of two per weight.
+    l2: pull of the touched embedding rows towards zero.   decay_to: learning rates fall linearly to this share.
+    patience: epochs without a better validation score before stopping; 0 = never stop early, keep the last.
+    threads: of torch.   prefetch: gather the next batch while this one is computed.
+    log_every_steps: one log line per so many steps.
+    """
+
+    epochs: int = 1
+    batch_size: int = 2048
+    learning_rate: float = 1e-3
+    embedding_learning_rate: float = 1e-3
+    embedding_optimizer: Literal["adam", "adagrad"] = "adam"
+    l2: float = 0.0
+    decay_to: float = 1.0
+    patience: int = 1
+    threads: int = 2
+    prefetch: bool = True
+    log_every_steps: int = 500

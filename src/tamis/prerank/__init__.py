@@ -1,0 +1,1 @@
+"""Pre-ranking: thousands of candidates to hundreds."""

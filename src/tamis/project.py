@@ -1,0 +1,138 @@
+"""A project folder as one object: what the command line and a notebook call.
+
+    my-feed/
+      tamis.toml    the configuration            plan.toml    the experiments
+      data/         the four tables              bundles/     trained bundles and CURRENT
+      state/        what the server remembers    world.toml   only in a simulated project
+"""
+
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from tamis.artifact import open_bundle
+from tamis.assemble import Model, ProjectConfig, load_model
+from tamis.config import read
+from tamis.data.dataset import Dataset
+from tamis.data.split import by_time
+from tamis.errors import ConfigError
+from tamis.evaluate.offline import Oracle, evaluate
+from tamis.evaluate.report import Report
+from tamis.features.inputs import Progress, silent
+from tamis.serving.engine import Engine
+from tamis.serving.opening import open_state
+from tamis.serving.wire import RecommendReply, RecommendRequest
+from tamis.simulate.world import World, WorldConfig
+from tamis.state.protocol import State
+from tamis.train import Trained, train
+
+TEMPLATES: Final = ("demo", "movielens", "kuairand")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A page for a library user."""
+
+    reply: RecommendReply
+
+    @property
+    def items(self) -> list[dict[str, Any]]:
+        """One dict per item, best first."""
+        return list(msgspec.to_builtins(self.reply.items))
+
+    @property
+    def trace(self) -> list[dict[str, Any]]:
+        """One dict per step of the funnel; [] when it was not asked for."""
+        steps = self.reply.trace
+        return [] if isinstance(steps, msgspec.UnsetType) else list(msgspec.to_builtins(steps))
+
+    def to_frame(self) -> pl.DataFrame:
+        """The items as a polars frame, row = place on the page."""
+        return pl.DataFrame(self.items)
+
+
+class Project:
+    """See the module. Opening is cheap; models and state are opened when first used."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder: Final = folder
+        self.config: Final = read(folder / "tamis.toml", ProjectConfig)
+        self.data: Final = folder / "data"
+        self.bundles: Final = folder / "bundles"
+
+    def train(self, progress: Progress = silent) -> Trained:
+        """Builds every part, evaluates the whole funnel, publishes a bundle."""
+        return train(self.config, self.data, self.bundles, progress, self.oracle)
+
+    def evaluate(self, progress: Progress = silent) -> Report:
+        """The report of the published bundle, under the configuration as it is now, on the held-out days."""
+        dataset = Dataset.open(self.data)
+        model = self.model
+        return evaluate(model, dataset, by_time(dataset, self.config.split), progress, self.oracle)
+
+    def recommend(self, user: str, size: int = 20, explain: bool = False) -> Answer:
+        """One page for a user, from the published bundle and the state that the server uses too."""
+        return Answer(self.engine.recommend(RecommendRequest(user_id=user, size=size, explain=explain)))
+
+    @cached_property
+    def model(self) -> Model:
+        """The published bundle under the project's present configuration."""
+        return load_model(open_bundle(self.bundles), self.config)
+
+    @cached_property
+    def state(self) -> State:
+        """The state store, seeded once with the history of the data set."""
+        return open_state(self.folder, self.config.state)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine over `model` and `state`."""
+        return Engine(self.model, self.state, self.config.serving)
+
+    @cached_property
+    def oracle(self) -> Oracle | None:
+        """The true preferences, when the data are of a simulated world (world.toml is there)."""
+        file = self.folder / "world.toml"
+        if not file.is_file():
+            return None
+        return oracle_of(World(read(file, WorldConfig)))
+
+
+def open_project(folder: str | Path) -> Project:
+    """The project in a folder. Raises ConfigError when there is none or its configuration is wrong."""
+    return Project(Path(folder))
+
+
+def create(folder: Path, template: str = "demo") -> list[Path]:
+    """A new commented project folder from a template. Files that exist are never overwritten: ConfigError."""
+    if template not in TEMPLATES:
+        raise ConfigError(f"no template {template!r}, wanted one of {', '.join(TEMPLATES)}")
+    sources = {"tamis.toml": f"{template}.toml", "plan.toml": "plan.toml"}
+    taken = [name for name in sources if (folder / name).exists()]
+    if taken:
+        raise ConfigError(f"{folder / taken[0]} exists already; choose another folder or remove it first")
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, source in sources.items():
+        with resources.as_file(resources.files("tamis") / "configs" / source) as path:
+            shutil.copyfile(path, folder / name)
+        written.append(folder / name)
+    return written
+
+
+def oracle_of(world: World) -> Oracle:
+    """The true click probability of a simulated world, as `evaluate` asks for it."""
+
+    def oracle(user: str, items: list[str], now: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+        numbers = np.fromiter((int(item[1:]) for item in items), np.int64, len(items))
+        users = np.full(len(items), int(user[1:]))
+        return np.asarray(world.preference(users, numbers, np.full(len(items), now))["click"], np.float64)
+
+    return oracle

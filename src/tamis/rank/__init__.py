@@ -1,0 +1,1 @@
+"""Ranking: predicted behaviour, calibrated and fused into one score."""

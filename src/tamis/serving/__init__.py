@@ -1,0 +1,1 @@
+"""The server: an engine without transport, and its transports."""

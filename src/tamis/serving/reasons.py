@@ -1,0 +1,17 @@
+"""Why an item is on the page, in a few plain words."""
+
+from collections.abc import Mapping
+from typing import Final
+
+REASONS: Final[Mapping[str, str]] = {
+    "popular": "popular now",
+    "newest": "just published",
+    "itemcf": "similar to what you liked",
+    "two_tower": "matches your interests",
+}
+OTHERWISE: Final = "picked for you"
+
+
+def reason(kind: str) -> str:
+    """A short sentence for the kind of channel that found an item."""
+    return REASONS.get(kind, OTHERWISE)

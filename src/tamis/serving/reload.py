@@ -1,0 +1,100 @@
+"""New bundles: noticed, checked, loaded beside the old one, warmed up, and only then swapped in.
+
+A bundle that cannot be opened, loaded or warmed up is refused: the log and the metrics say so, the old one stays. It is
+looked at again when something else was published.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final
+
+import structlog
+
+from tamis.artifact import MANIFEST, current_name
+from tamis.serving.engine import Engine
+from tamis.serving.wire import RankRequest, RecommendRequest
+
+log = structlog.get_logger()
+
+
+class BundleWatch:
+    """Follows CURRENT in a folder of bundles.
+
+    load: a bundle's folder → an engine that is warm, or any error.   swap: takes the new engine into service.
+    refused: called for every bundle that was refused.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        load: Callable[[Path], Engine],
+        swap: Callable[[Engine], None],
+        refused: Callable[[], None],
+        interval_seconds: float = 1.0,
+    ) -> None:
+        self._root: Final = root
+        self._load: Final = load
+        self._swap: Final = swap
+        self._refused: Final = refused
+        self._interval_seconds: Final = interval_seconds
+        self._looked_at = ""
+        self._stop: Final = Event()
+        self._thread: Thread | None = None
+
+    def check(self) -> bool:
+        """Looks at CURRENT once. True when a new bundle was swapped in."""
+        name = current_name(self._root)
+        if not name or name == self._looked_at:
+            return False
+        self._looked_at = name
+        return self._take(name)
+
+    def first(self) -> bool:
+        """The published bundle or, when that is refused, the newest older one that is not. False when there is none."""
+        if self.check():
+            return True
+        finished = (path.parent.name for path in self._root.glob(f"*/{MANIFEST}") if not path.parent.is_symlink())
+        older = sorted((name for name in finished if name != self._looked_at), reverse=True)
+        return bool(self._looked_at) and any(self._take(name) for name in older)
+
+    def start(self) -> None:
+        """Looks again and again, in a thread of its own; the first time for any bundle that can serve."""
+        self._thread = Thread(target=self._follow, name="bundles", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; a bundle that is being loaded is finished first."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _follow(self) -> None:
+        if not self._looked_at:
+            self.first()
+        spread = random.Random()
+        while not self._stop.wait(self._interval_seconds * spread.uniform(0.8, 1.2)):  # workers do not load in step
+            self.check()
+
+    def _take(self, name: str) -> bool:
+        try:
+            engine = self._load(self._root / name)
+        except Exception as error:
+            log.error("bundle refused", bundle=name, error=f"{type(error).__name__}: {error}")
+            self._refused()
+            return False
+        self._swap(engine)
+        log.info("bundle in service", bundle=name)
+        return True
+
+
+def warm_up(engine: Engine, users: int = 8, extra: Sequence[str] = ("a user nobody knows",)) -> None:
+    """Runs real requests, so that lazy work is done and a bundle that cannot answer shows it before it serves."""
+    ids: Any = engine.model.user_ids
+    known = [ids.external(place * len(ids) // users) for place in range(min(users, len(ids)))]
+    for user_id in (*known, *extra):
+        reply = engine.recommend(RecommendRequest(user_id=user_id))
+        if reply.items:
+            item_ids = [item.item_id for item in reply.items]
+            engine.rank(RankRequest(user_id=user_id, item_ids=item_ids))

@@ -1,0 +1,1 @@
+"""A synthetic world whose true preferences are known."""

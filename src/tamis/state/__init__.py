@@ -1,0 +1,1 @@
+"""What the system remembers between requests: one protocol, several backends."""

@@ -1,0 +1,114 @@
+"""The reducer: what one event changes in a user's row. Both backends, and every rebuild from the log, use this one.
+
+Pure: the same row and the same events in the same order give the same bytes, whatever the batches they came in.
+"""
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from numpy.typing import NDArray
+
+from tamis.bloom import Bloom, add_to_bytes, parameters
+from tamis.state.protocol import Event, UserRow
+from tamis.state.rows import Draft, pack, unpack, user_row
+from tamis.state.settings import StateConfig
+from tamis.types import ACTION_CODE, TIMELINE, item_key
+
+_ENTRY: Final = struct.Struct("<QdfB3x")  # one entry of types.TIMELINE
+_TIME: Final = struct.Struct("<d")
+_TIME_OFFSET: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The settings as the reducer needs them. actions: codes that go into the timeline. empty: a new generation."""
+
+    timeline_bytes: int
+    actions: frozenset[int]
+    capacity: int
+    generations: int
+    empty: bytes
+
+    @staticmethod
+    def of(config: StateConfig) -> "Rules":
+        """The rate of one generation follows from that of all: 1 − (1 − rate)^(1 / generations)."""
+        rate = 1 - (1 - config.seen_false_positive_rate) ** (1 / config.seen_generations)
+        return Rules(
+            timeline_bytes=config.timeline_limit * TIMELINE.itemsize,
+            actions=frozenset(ACTION_CODE[name] for name in config.timeline_actions),
+            capacity=config.seen_capacity,
+            generations=config.seen_generations,
+            empty=Bloom(*parameters(config.seen_capacity, rate)).to_bytes(),
+        )
+
+
+def fold(raw: bytes | None, events: Iterable[tuple[int, Event]], rules: Rules) -> bytes:
+    """The user's packed row after some more of his events, given with their sequence numbers in log order.
+
+    Every event is counted under its action. With an item, it marks that item as seen, whatever the action: data sets
+    without impressions still know what a user has met, and what he hid he has seen. The actions of the settings also
+    go into the timeline, at the place of their time (a late one in between, equal times in order of arrival), of which
+    only the newest entries stay.
+    """
+    draft = unpack(raw)
+    for sequence, event in events:
+        key = item_key(event.item_id) if event.item_id else None
+        _fold(draft, rules, ACTION_CODE[event.action], key, (event.time, event.value))
+        draft.last = sequence
+    return pack(draft)
+
+
+def row_from_history(entries: NDArray[Any], config: StateConfig, profile: dict[str, Any] | None = None) -> UserRow:
+    """The row that folding a user's past gives, for `State.seed`.
+
+    entries: [n] of types.TIMELINE, oldest first, *all* actions of the user, impressions included.
+    """
+    rules = Rules.of(config)
+    draft = Draft.empty()
+    columns = (entries[name].tolist() for name in ("key", "time", "value", "action"))
+    for key, time, value, action in zip(*columns, strict=True):
+        _fold(draft, rules, action, key, (time, value))
+    if profile:
+        draft.profile = msgspec.msgpack.encode(profile)
+    return user_row(pack(draft))
+
+
+def _fold(draft: Draft, rules: Rules, action: int, key: int | None, moment: tuple[float, float]) -> None:
+    """One event into the draft. moment: (time, value). key None: an event without an item."""
+    draft.counts[action] += 1
+    if key is None:
+        return
+    _see(draft.seen, key, rules)
+    if action in rules.actions:
+        time, value = moment
+        _insert(draft.timeline, _ENTRY.pack(key, time, value, action), time)
+        excess = len(draft.timeline) - rules.timeline_bytes
+        if excess > 0:
+            del draft.timeline[:excess]
+
+
+def _see(seen: list[bytearray], key: int, rules: Rules) -> None:
+    """Adds the key to the newest generation, also when an older one has it: met again, remembered for longer."""
+    if not seen or len(seen[-1]) != len(rules.empty):  # none yet, or the settings changed since it was started
+        seen.append(bytearray(rules.empty))
+    if add_to_bytes(seen[-1], key) >= rules.capacity:
+        seen.append(bytearray(rules.empty))
+    del seen[: -rules.generations]
+
+
+def _insert(timeline: bytearray, entry: bytes, time: float) -> None:
+    """Puts an entry behind all that are not later than it."""
+    size = TIMELINE.itemsize
+    low, high = 0, len(timeline) // size
+    if high and _TIME.unpack_from(timeline, len(timeline) - size + _TIME_OFFSET)[0] <= time:
+        low = high  # nearly every event is the newest one
+    while low < high:
+        middle = (low + high) // 2
+        if _TIME.unpack_from(timeline, middle * size + _TIME_OFFSET)[0] <= time:
+            low = middle + 1
+        else:
+            high = middle
+    timeline[low * size : low * size] = entry

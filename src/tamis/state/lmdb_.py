@@ -1,0 +1,232 @@
+"""The state in one LMDB environment: memory-mapped, shared by all processes of a machine, every change durable.
+
+Databases (numbers are 8 bytes; big endian as keys, so that they sort):
+
+    log        sequence number → previous sequence number of the same user, msgpack of the event
+    event_ids  BLAKE2b of the event id, 16 bytes → sequence number
+    users      user id → the row of `rows.py`, which knows the user's last sequence number
+    items      item id → version, msgpack of the ItemRow
+    changes    version → item id, the newest change of each item only
+    numbers    the last sequence number and the last item version
+    facts      name → text
+    erased     BLAKE2b of the id of a user who was deleted → nothing
+
+A user's log entries form a chain from his row backwards: forgetting him walks it, and ingest pays no index for it.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from tamis.errors import RequestError
+from tamis.state.checks import check_event, check_id, item_key_bytes, require, user_key_bytes
+from tamis.state.commit import Transactions
+from tamis.state.fold import Rules, fold
+from tamis.state.items import decode_item, prepare_item
+from tamis.state.protocol import Event, ItemRow, UserRow
+from tamis.state.rows import last_sequence, pack_profile, pack_row, user_row, with_profile
+from tamis.state.settings import StateConfig
+
+_NAMES: Final = ("log", "event_ids", "users", "items", "changes", "numbers", "facts", "erased")
+_NUMBER: Final = struct.Struct(">Q")
+_LARGEST: Final = 2**64 - 1
+_SEQUENCE: Final = b"sequence"
+_VERSION: Final = b"item_version"
+_SEED_ROWS: Final = 500  # rows per transaction while seeding
+_EVENT: Final = msgspec.msgpack.Decoder(Event)
+
+
+class Prepared(NamedTuple):
+    """An event checked and encoded before the transaction, so that nothing in there can refuse it."""
+
+    event: Event
+    digest: bytes
+    user: bytes
+    encoded: bytes
+
+
+class Lmdb:
+    """The state of one folder. Open it once per process, after any fork.
+
+    Raises StateError when the folder cannot be opened, or is open in this process already.
+    """
+
+    def __init__(self, folder: Path, config: StateConfig | None = None) -> None:
+        self.config = config or StateConfig()
+        self._rules = Rules.of(self.config)
+        self._store = Transactions(folder, _NAMES, self.config)
+        handles = self._store.databases
+        self._log, self._event_ids, self._users = handles["log"], handles["event_ids"], handles["users"]
+        self._items, self._changes, self._numbers = handles["items"], handles["changes"], handles["numbers"]
+        self._facts, self._erased = handles["facts"], handles["erased"]
+
+    def user(self, user_id: str) -> UserRow:
+        """The user's row; `UserRow.unknown` when nothing is remembered."""
+        key = user_key_bytes(user_id)
+        return user_row(self._store.read(lambda txn: txn.get(key, db=self._users)))
+
+    def apply(self, events: Sequence[Event]) -> list[bool]:
+        """[n] True: applied and on disk. Raises RequestError for the first bad event, and then none was applied."""
+        prepared = [_prepare(event, f"events[{index}].") for index, event in enumerate(events)]
+        return self._store.write(lambda txn: self._apply(txn, prepared)) if prepared else []
+
+    def _apply(self, txn: Any, prepared: Sequence[Prepared]) -> list[bool]:
+        sequence = self._number(txn, _SEQUENCE)
+        before: dict[bytes, bytes | None] = {}
+        fresh: dict[bytes, list[tuple[int, Event]]] = {}
+        applied = []
+        for event, digest, user, encoded in prepared:
+            new = txn.put(digest, _NUMBER.pack(sequence + 1), overwrite=False, db=self._event_ids)
+            applied.append(new)
+            if not new:
+                continue
+            sequence += 1
+            if user not in before:
+                before[user] = txn.get(user, db=self._users)
+                fresh[user] = []
+            previous = fresh[user][-1][0] if fresh[user] else last_sequence(before[user])
+            txn.put(_NUMBER.pack(sequence), _NUMBER.pack(previous) + encoded, append=True, db=self._log)
+            fresh[user].append((sequence, event))
+        for user in sorted(fresh):
+            txn.put(user, fold(before[user], fresh[user], self._rules), db=self._users)
+        if fresh:
+            txn.put(_SEQUENCE, _NUMBER.pack(sequence), db=self._numbers)
+        return applied
+
+    def log(self, after: int = 0, limit: int = 1000) -> list[tuple[int, Event]]:
+        """Up to `limit` (sequence number, event) pairs with sequence number > `after`, in order."""
+        if limit < 1 or after >= _LARGEST:
+            return []
+
+        def page(txn: Any) -> list[tuple[bytes, bytes]]:
+            cursor = txn.cursor(self._log)
+            return list(islice(cursor, limit)) if cursor.set_range(_NUMBER.pack(max(after, 0) + 1)) else []
+
+        pairs = self._store.read(page)
+        return [(_NUMBER.unpack(key)[0], _EVENT.decode(value[_NUMBER.size :])) for key, value in pairs]
+
+    def put_user(self, user_id: str, profile: Mapping[str, Any]) -> None:
+        """Replaces the profile. Raises RequestError for one that msgpack cannot hold."""
+        key, packed = user_key_bytes(user_id), pack_profile(profile)
+        self._store.write(lambda txn: txn.put(key, with_profile(txn.get(key, db=self._users), packed), db=self._users))
+
+    def delete_user(self, user_id: str) -> bool:
+        """Forgets the user: row, log entries, event ids. Kept: a hash of his id, so that `seed` leaves him out.
+
+        An event of his that is sent again afterwards counts as a new one. False when he was unknown.
+        """
+        key = user_key_bytes(user_id)
+        return self._store.write(lambda txn: self._delete(txn, key))
+
+    def _delete(self, txn: Any, key: bytes) -> bool:
+        raw = txn.pop(key, db=self._users)
+        if raw is None:
+            return False
+        sequence = last_sequence(raw)
+        while sequence and (value := txn.pop(_NUMBER.pack(sequence), db=self._log)) is not None:
+            event = _EVENT.decode(value[_NUMBER.size :])
+            txn.delete(_digest(event.event_id.encode("utf-8")), db=self._event_ids)
+            sequence = _NUMBER.unpack_from(value)[0]
+        txn.put(_digest(key), b"", db=self._erased)
+        return True
+
+    def put_item(self, item: ItemRow) -> None:
+        """Stores the item as its newest version. Raises RequestError naming the field that is wrong."""
+        key, packed = prepare_item(item)
+        self._store.write(lambda txn: self._put_item(txn, key, packed))
+
+    def _put_item(self, txn: Any, key: bytes, packed: bytes) -> None:
+        version = _NUMBER.pack(self._number(txn, _VERSION) + 1)
+        old = txn.get(key, db=self._items)
+        if old is not None:
+            txn.delete(old[: _NUMBER.size], db=self._changes)
+        txn.put(key, version + packed, db=self._items)
+        txn.put(version, key, append=True, db=self._changes)
+        txn.put(_VERSION, version, db=self._numbers)
+
+    def item(self, item_id: str) -> ItemRow | None:
+        """The newest row of an item; None when it was never put."""
+        key = item_key_bytes(item_id)
+        value = self._store.read(lambda txn: txn.get(key, db=self._items))
+        return None if value is None else decode_item(value[_NUMBER.size :])
+
+    def item_version(self) -> int:
+        """A number that grows with every `put_item`, in whatever process."""
+        return self._store.read(lambda txn: self._number(txn, _VERSION))
+
+    def items_since(self, version: int) -> tuple[int, list[ItemRow]]:
+        """(current version, the newest row of each item put after `version`, in the order of the puts)."""
+
+        def changed(txn: Any) -> tuple[int, list[bytes]]:
+            current = self._number(txn, _VERSION)
+            cursor = txn.cursor(self._changes)
+            if version >= current or not cursor.set_range(_NUMBER.pack(max(version, 0) + 1)):
+                return current, []
+            return current, [txn.get(key, db=self._items) for key in cursor.iternext(keys=False)]
+
+        current, values = self._store.read(changed)
+        return current, [decode_item(value[_NUMBER.size :]) for value in values]
+
+    def seed(self, users: Iterator[tuple[str, UserRow]]) -> int:
+        """Loads rows in batches; users already known or deleted before are left alone. → rows written."""
+        limits = self.config.timeline_limit, self.config.seen_generations
+        written = 0
+        packed = ((user_key_bytes(user_id), pack_row(row, *limits)) for user_id, row in users)
+        while batch := sorted(islice(packed, _SEED_ROWS)):
+            written += self._store.write(partial(self._seed, batch=batch))
+        return written
+
+    def _seed(self, txn: Any, batch: Sequence[tuple[bytes, bytes]]) -> int:
+        return sum(
+            txn.get(_digest(key), db=self._erased) is None and txn.put(key, raw, overwrite=False, db=self._users)
+            for key, raw in batch
+        )
+
+    def facts(self) -> dict[str, str]:
+        """All facts that were remembered."""
+        pairs = self._store.read(lambda txn: list(txn.cursor(self._facts)))
+        return {name.decode("utf-8"): value.decode("utf-8") for name, value in pairs}
+
+    def remember(self, name: str, value: str) -> None:
+        """Stores one fact, in place of an older one of that name."""
+        require(check_id("name", name))
+        key, text = name.encode("utf-8"), value.encode("utf-8")
+        self._store.write(lambda txn: txn.put(key, text, db=self._facts))
+
+    def close(self) -> None:
+        """Waits for what is under way and closes the environment; closing twice does nothing."""
+        self._store.close()
+
+    def _number(self, txn: Any, name: bytes) -> int:
+        raw = txn.get(name, db=self._numbers)
+        return 0 if raw is None else int(_NUMBER.unpack(raw)[0])
+
+
+def _prepare(event: Event, where: str) -> Prepared:
+    require(check_event(event), where)
+    try:
+        encoded = _ENCODER.encode(event)
+    except TypeError as error:
+        raise RequestError(f"{where[:-1]}: cannot be stored: {error}", field=where[:-1]) from None
+    return Prepared(event, _digest(event.event_id.encode("utf-8")), event.user_id.encode("utf-8"), encoded)
+
+
+def _plain(value: Any) -> Any:
+    """The Python number of a NumPy scalar, which msgpack does not know."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} does not fit into an event")
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_plain)
+
+
+def _digest(key: bytes) -> bytes:
+    return blake2b(key, digest_size=16).digest()

@@ -1,0 +1,102 @@
+"""What the command line shows to people: results as rich tables. No computing here."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from tamis.data.write import ImportReport
+from tamis.errors import ConfigError
+from tamis.evaluate.report import Report
+from tamis.project import Answer
+from tamis.serving.load import LoadReport
+from tamis.train import Trained
+
+
+def grid(title: str, rows: dict[str, dict[str, float]], digits: int = 4) -> Table:
+    """A table of named rows of named numbers; a number that is not there is left blank."""
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    table = Table("", *columns, title=title, title_justify="left", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, row in rows.items():
+        table.add_row(name, *(number(row.get(column), digits) for column in columns))
+    return table
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number as a person reads it: whole ones without decimals, missing ones blank."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.{digits}f}"
+
+
+def report(report: Report) -> RenderableType:
+    """The whole report of an evaluation."""
+    head = f"{report.users:,} users and {report.requests:,} requests of the held-out days, bundle {report.bundle}"
+    return Group(head, *(part for title, rows in report.tables() for part in ("", grid(title, rows))))
+
+
+def trained(trained: Trained) -> RenderableType:
+    """Where the time went, and whether the bundle is served now."""
+    rows = {name: {"seconds": seconds} for name, seconds in trained.seconds.items()}
+    fate = "published" if trained.published else "held back by the gate: its page is clearly worse than the served one"
+    return Group("", grid("Seconds", rows, 2), "", f"bundle {trained.bundle.name}: {fate}")
+
+
+def imported(report: ImportReport) -> RenderableType:
+    """Counts, time span and rejected rows of an import."""
+    counts = Table("table", "rows", title="Imported", title_justify="left", box=None, pad_edge=False)
+    for name, rows in report.counts.items():
+        counts.add_row(name, f"{rows:,}")
+    refused = [f"rejected: {count:,} rows, {reason}" for reason, count in report.rejected.items()]
+    return Group(counts, f"from {report.first_day} to {report.last_day}", *(refused or ["rejected: none"]))
+
+
+def page(answer: Answer) -> RenderableType:
+    """A page, and what each step did when it was asked for."""
+    items = Table("", "item", "score", "channel", "reason", box=None, pad_edge=False)
+    for place, item in enumerate(answer.items, 1):
+        items.add_row(str(place), item["item_id"], f"{item['score']:.4f}", item["channel"], item["reason"])
+    if not answer.trace:
+        return items
+    steps = Table("stage", "step", "in", "out", "ms", "status", box=None, pad_edge=False)
+    for step in answer.trace:
+        took = f"{step['milliseconds']:.2f}"
+        status = " ".join(filter(None, (step["status"], step.get("error", ""))))
+        steps.add_row(step["stage"], step["step"], str(step["rows_in"]), str(step["rows_out"]), took, status)
+    return Group(items, "", steps)
+
+
+def load(report: LoadReport) -> RenderableType:
+    """The latencies of a load run."""
+    import msgspec
+
+    rows = Table("", "", box=None, pad_edge=False, show_header=False)
+    for name, value in msgspec.to_builtins(report).items():
+        rows.add_row(name, number(value, 2) if isinstance(value, int | float) else str(value))
+    return rows
+
+
+def ratios(results: list[dict[str, Any]]) -> RenderableType:
+    """The benchmarks as ratios to their peers."""
+    table = Table("benchmark", "tamis", "peer", "unit", "ratio", "wanted", box=None, pad_edge=False)
+    for row in results:
+        cells = [number(row.get(name), 3) for name in ("ours", "peer")]
+        table.add_row(row["name"], *cells, row.get("unit", ""), number(row.get("ratio"), 2), str(row.get("wanted", "")))
+    return table
+
+
+def lines(path: Path | None) -> tuple[str, ...]:
+    """The lines of a text file that are not empty; () without a file."""
+    if path is None:
+        return ()
+    try:
+        found = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not found:
+        raise ConfigError(f"{path}: no user ids in it, wanted one per line")
+    return found

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tamis.artifact import (
+    BundleWriter,
+    current_name,
+    load_array,
+    open_bundle,
+    prune,
+    publish,
+    save_arrays,
+)
+from tamis.errors import ArtifactError
+
+FACTS = {"code_version": "0", "config_digest": "d", "seed": 1, "trained_to": 0.0}
+
+
+def write(root: Path, value: int = 1):
+    writer = BundleWriter(root)
+    save_arrays(writer.folder("recall.popular"), items=np.array([value, 2, 3]), none=np.empty((0, 4), np.float32))
+    return writer.finish(FACTS)
+
+
+def test_a_published_bundle_opens_with_its_arrays_memory_mapped(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    publish(bundle)
+    opened = open_bundle(tmp_path)
+    assert opened.name == bundle.name == current_name(tmp_path)
+    array = load_array(opened.folder("recall.popular"), "items")
+    assert array.tolist() == [1, 2, 3]
+    assert not array.flags.writeable
+    assert load_array(opened.folder("recall.popular"), "none").shape == (0, 4)
+
+
+def test_an_unfinished_bundle_is_invisible(tmp_path: Path) -> None:
+    writer = BundleWriter(tmp_path)
+    save_arrays(writer.folder("a"), x=np.arange(3))
+    with pytest.raises(ArtifactError, match="no finished bundle"):
+        open_bundle(writer.path)
+    writer.discard()
+    assert not writer.path.exists()
+
+
+def test_nothing_published_is_an_empty_name_and_a_clear_error(tmp_path: Path) -> None:
+    assert current_name(tmp_path) == ""
+    with pytest.raises(ArtifactError, match="tamis train"):
+        open_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: (p / "recall.popular/items.npy").write_bytes(b"x" * 152), "damaged"),
+        (lambda p: (p / "recall.popular/items.npy").unlink(), "missing"),
+        (lambda p: (p / "recall.popular/extra.npy").write_bytes(b"x"), "not in the manifest"),
+        (lambda p: (p / "bundle.json").write_text("{}"), "missing required field"),
+        (lambda p: (p / "bundle.json").write_text((p / "bundle.json").read_text()[:50]), "bundle.json"),
+    ],
+)
+def test_a_damaged_or_foreign_bundle_is_refused(tmp_path: Path, damage, message: str) -> None:
+    bundle = write(tmp_path)
+    damage(bundle.path)
+    with pytest.raises(ArtifactError, match=message):
+        open_bundle(bundle.path)
+
+
+def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    file = bundle.path / "recall.popular/items.npy"
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(ArtifactError, match="damaged"):
+        open_bundle(bundle.path)
+
+
+def test_another_format_asks_for_training(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    manifest = bundle.path / "bundle.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(ArtifactError, match="format 99"):
+        open_bundle(bundle.path)
+
+
+def test_publishing_again_swaps_the_name(tmp_path: Path) -> None:
+    first, second = write(tmp_path), write(tmp_path, 9)
+    publish(first)
+    publish(second)
+    assert current_name(tmp_path) == second.name
+    assert not list(tmp_path.glob(".CURRENT*"))
+
+
+def test_prune_keeps_the_newest_and_the_served_one(tmp_path: Path) -> None:
+    bundles = [write(tmp_path, n) for n in range(4)]
+    publish(bundles[0])
+    prune(tmp_path, keep=1)
+    left = {p.name for p in tmp_path.iterdir() if p.is_dir() and not p.is_symlink()}
+    newest = max(b.name for b in bundles)
+    assert left == {bundles[0].name, newest}
+
+
+def test_object_arrays_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="object array"):
+        save_arrays(tmp_path, x=np.array([{}], object))
