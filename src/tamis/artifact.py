@@ -153,6 +153,7 @@ def prune(root: Path, keep: int) -> list[str]:
     old += [p for p in broken if time.time() - p.stat().st_mtime > 86_400]
     for path in old:
         shutil.rmtree(path, ignore_errors=True)
+        (root / f"{path.name}.report.json").unlink(missing_ok=True)
     return [path.name for path in old]
 
 

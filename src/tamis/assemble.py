@@ -4,22 +4,26 @@
 line in `AnyStep`, one line in `PARTS`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from tamis.artifact import Bundle, load_array, save_arrays
 from tamis.config import Config, StepConfig
+from tamis.data.dataset import Dataset
 from tamis.data.ids import Ids
 from tamis.data.samples import SampleConfig
 from tamis.data.split import SplitConfig
 from tamis.errors import ArtifactError, ConfigError, NotFound
 from tamis.features.encode import Encoder
+from tamis.features.inputs import Inputs
 from tamis.features.online import item_rows, query_features
 from tamis.features.spec import FeaturesConfig
 from tamis.filters.blocked import Blocked, BlockedConfig
@@ -159,6 +163,13 @@ class Model:
     item_ids: Ids
     item_totals: Mapping[int, int]
     trained_to: float
+    items: pl.LazyFrame  # the items as they were imported; row = number
+
+    @cached_property
+    def kinds(self) -> Mapping[str, str]:
+        """Name of a step → the `kind` of its configuration."""
+        stages = stages_of(self.config.funnel).values()
+        return {name: str(step.__struct_config__.tag) for stage in stages for name, step in stage.steps.items()}
 
     def query_features(
         self, user: int, profile: Mapping[str, Any], counts: NDArray[Any], moment: tuple[float, str, Mapping[str, Any]]
@@ -166,9 +177,16 @@ class Model:
         """The user side of one request; see features.online."""
         return query_features(self.encoder, user, profile, counts, moment)
 
-    def item_rows(self, rows: list[ItemRow]) -> dict[str, NDArray[Any]]:
+    def item_rows(self, rows: Sequence[ItemRow]) -> dict[str, NDArray[Any]]:
         """Catalogue columns of freshly put items; see features.online."""
         return item_rows(self.encoder, rows, self.item_totals)
+
+    def describe(self, item: int) -> ItemRow:
+        """What the bundle knows of one of its own items."""
+        imported = self.items.slice(item, 1).collect().row(0, named=True)
+        row = {name: value for name, value in imported.items() if value is not None}
+        known = {name: row.pop(name) for name in ItemRow.__struct_fields__ if name in row}
+        return msgspec.convert({**known, "extra": row}, ItemRow)
 
     def similar(self, item: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """(ids, scores) of the items most like `item`, best first, from the first source that can tell.
@@ -184,20 +202,18 @@ class Model:
         raise NotFound("no channel of this bundle knows items like this one", "item_id")
 
 
-def save_model(
-    writer_folder: Any, config: ProjectConfig, encoder: Encoder, catalog: Catalog, ids: tuple[Ids, Ids], totals: Any
-) -> None:
-    """Writes everything of a model but its parts. writer_folder: artifact name → new folder."""
-    folder = writer_folder("config")
-    (folder / "config.json").write_bytes(msgspec.json.encode(config))
-    encoder.save(writer_folder("features"))
-    folder = writer_folder("catalog")
+def save_model(folder_of: Callable[[str], Path], config: ProjectConfig, dataset: Dataset, inputs: Inputs) -> None:
+    """Writes everything of a model but its parts. folder_of: artifact name → new folder."""
+    (folder_of("config") / "config.json").write_bytes(msgspec.json.encode(config))
+    inputs.encoder.save(folder_of("features"))
+    folder, catalog = folder_of("catalog"), inputs.catalog
     save_arrays(folder, keys=catalog.keys[0], newest=catalog.newest)
     save_arrays(folder, **{f"column.{name}": pair[0] for name, pair in catalog.columns.items()})
-    (folder / "totals.json").write_bytes(msgspec.json.encode(totals))
-    folder = writer_folder("ids")
-    ids[0].save(folder, "users")
-    ids[1].save(folder, "items")
+    (folder / "totals.json").write_bytes(msgspec.json.encode(inputs.item_statistics.totals()))
+    dataset.items.write_ipc(folder / "items.arrow", compression="uncompressed")
+    folder = folder_of("ids")
+    dataset.user_ids.save(folder, "users")
+    dataset.item_ids.save(folder, "items")
 
 
 def load_model(bundle: Bundle, config: ProjectConfig | None = None) -> Model:
@@ -222,6 +238,7 @@ def load_model(bundle: Bundle, config: ProjectConfig | None = None) -> Model:
         item_ids=Ids.load(bundle.folder("ids"), "items"),
         item_totals=totals,
         trained_to=bundle.manifest.trained_to,
+        items=pl.scan_ipc(bundle.folder("catalog") / "items.arrow"),
     )
 
 

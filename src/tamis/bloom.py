@@ -6,6 +6,7 @@ user's filter, the exposure filter asks it. (Bloom, "Space/time trade-offs in ha
 
 import math
 import struct
+from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
@@ -18,6 +19,8 @@ _COUNT: Final = struct.Struct("<I")  # the last field of the header
 _FORMAT: Final = 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
 _ALL: Final = 2**64 - 1
+_EARLY: Final = 2  # hash functions asked of every key before the rest is asked of those that passed
+_Hashes = tuple[NDArray[np.uint64], NDArray[np.uint64]]
 
 
 def parameters(capacity: int, false_positive_rate: float) -> tuple[int, int]:
@@ -52,28 +55,32 @@ class Bloom:
         self.count = 0  # keys that were new when added; for deciding when a filter is full
         self.data: NDArray[np.uint8] = np.zeros(bits // 8, np.uint8)
 
-    def _positions(self, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """[n, k] bit positions."""
-        first = _mix(keys)
-        second = _mix(first ^ np.uint64(_GOLDEN)) | np.uint64(1)
-        steps = np.arange(self.hashes, dtype=np.uint64)
-        return np.asarray((first[:, None] + steps * second[:, None]) % np.uint64(self.bits))
+    def _positions(self, hashes: _Hashes, begin: int, end: int) -> NDArray[np.int64]:
+        """[end − begin, n] the bit positions of hash functions begin … end − 1."""
+        first, second = hashes
+        sums = first + np.arange(begin, end, dtype=np.uint64)[:, None] * second
+        bits = np.uint64(self.bits)
+        return np.asarray(sums - sums // bits * bits).view(np.int64)  # NumPy's own % is slower
+
+    def _has(self, hashes: _Hashes, begin: int, end: int) -> NDArray[np.bool_]:
+        """[n] True where the bits of hash functions begin … end − 1 are all set."""
+        positions = self._positions(hashes, begin, end)
+        octets = self.data.take(positions >> 3) >> (positions & 7).astype(np.uint8)
+        return np.asarray(np.bitwise_and.reduce(octets, axis=0) & 1, np.bool_)
 
     def add(self, ids: NDArray[np.uint64]) -> None:
         """Adds keys [n]; adding one twice changes nothing."""
-        keys = np.asarray(ids).astype(np.uint64, copy=False)
+        keys = np.unique(np.asarray(ids).astype(np.uint64, copy=False))
         if not len(keys):
             return
-        self.count += int((~self.contains(np.unique(keys))).sum())
-        positions = self._positions(keys).ravel()
-        np.bitwise_or.at(self.data, positions >> np.uint64(3), (1 << (positions & np.uint64(7))).astype(np.uint8))
+        positions = self._positions(_hashes(keys), 0, self.hashes)
+        at, mask = positions >> 3, (1 << (positions & 7)).astype(np.uint8)
+        self.count += int(((self.data[at] & mask) == 0).any(axis=0).sum())
+        np.bitwise_or.at(self.data, at.ravel(), mask.ravel())
 
     def contains(self, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """[n] False: certainly never added. True: added, or a false positive."""
-        keys = np.asarray(keys).astype(np.uint64, copy=False)
-        positions = self._positions(keys)
-        bits = self.data[positions >> np.uint64(3)] >> (positions & np.uint64(7)).astype(np.uint8)
-        return np.asarray((bits & 1).all(axis=1))
+        return Generations((self,)).contains(keys)
 
     def to_bytes(self) -> bytes:
         return _HEADER.pack(self.bits, self.hashes, _FORMAT, self.count) + self.data.tobytes()
@@ -90,6 +97,29 @@ class Bloom:
         bloom.bits, bloom.hashes, bloom.count = bits, hashes, count
         bloom.data = np.frombuffer(bytearray(raw[_HEADER.size :]), np.uint8)
         return bloom
+
+
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """Several filters asked as one: a key is in when any of them has it. The rates of false positives add up."""
+
+    blooms: tuple[Bloom, ...]
+
+    def contains(self, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """[n] False: certainly in none of them. Two hash functions settle most keys; only the rest see all."""
+        keys = np.asarray(keys).astype(np.uint64, copy=False)
+        found = np.zeros(len(keys), np.bool_)
+        if not len(keys):
+            return found
+        hashes = _hashes(keys)
+        for bloom in self.blooms:
+            early = min(_EARLY, bloom.hashes)
+            maybe = np.flatnonzero(bloom._has(hashes, 0, early))
+            if early < bloom.hashes and len(maybe):
+                rest = hashes[0][maybe], hashes[1][maybe]
+                maybe = maybe[bloom._has(rest, early, bloom.hashes)]
+            found[maybe] = True
+        return found
 
 
 def add_to_bytes(stored: bytearray, key: int) -> int:
@@ -113,6 +143,12 @@ def add_to_bytes(stored: bytearray, key: int) -> int:
         count += 1
         _COUNT.pack_into(stored, _HEADER.size - _COUNT.size, count)
     return int(count)
+
+
+def _hashes(keys: NDArray[np.uint64]) -> _Hashes:
+    """(h1, h2) of each key; h2 is odd, so that no step stands still."""
+    first = _mix(keys)
+    return first, _mix(first ^ np.uint64(_GOLDEN)) | np.uint64(1)
 
 
 def _mix_one(key: int) -> int:

@@ -67,9 +67,7 @@ def options(
 
 
 @app.command("init")
-def init_(
-    folder: Folder, template: Annotated[str, typer.Option("--from", help=", ".join(TEMPLATES))] = "demo"
-) -> None:
+def init_(folder: Folder, template: Annotated[str, typer.Option("--from", help=", ".join(TEMPLATES))] = "demo") -> None:
     """Write a commented project folder.
 
     Example: tamis init my-feed --from movielens
@@ -95,7 +93,7 @@ def import_(
         progress(f"read {source}", 0, 1)
         tables = read_source(source, path)
         progress(f"read {source}", 1, 1)
-        report = import_tables(tables, into / "data", source, most_rejected)
+        report = import_tables(tables, into / "data", most_rejected, progress)
     show(report, as_json, views.imported)
 
 

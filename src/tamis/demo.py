@@ -12,9 +12,9 @@ from rich.console import Console
 
 from tamis import views
 from tamis.artifact import current_name
+from tamis.config import read
 from tamis.data.dataset import Dataset
 from tamis.data.write import import_tables
-from tamis.config import read
 from tamis.errors import ConfigError, StateError
 from tamis.features.inputs import Progress
 from tamis.project import Answer, Project, create, open_project
@@ -39,10 +39,9 @@ def build(folder: Path, progress: Progress) -> Trained | None:
         world_file.write_text(f"# The simulated world of this project.\nstart_time = {start}\n", encoding="utf-8")
     project = open_project(folder)
     if not (folder / "data").exists():
-        progress("generate the world", 0, 1)
-        tables = World(read(world_file, WorldConfig)).tables()
-        progress("generate the world", 1, 1)
-        import_tables(tables, folder / "data", "world")
+        import_tables(
+            World.generate(read(world_file, WorldConfig), progress).tables(), folder / "data", progress=progress
+        )
     return project.train(progress)
 
 
@@ -74,7 +73,7 @@ def serve_and_show(project: Project, user: str, port: int, once: bool, out: Cons
 
 def curl_lines(url: str, user: str, item: str) -> list[str]:
     """Three commands to try: a page, a click, the page after it."""
-    ask = f"curl -s {url}/v1/recommend -H 'content-type: application/json' -d '{{\"user_id\": \"{user}\", \"size\": 5}}'"
+    ask = f'curl -s {url}/v1/recommend -H \'content-type: application/json\' -d \'{{"user_id": "{user}", "size": 5}}\''
     click = f'{{"user_id": "{user}", "item_id": "{item}", "action": "click"}}'
     return [ask, f"curl -s {url}/v1/events -H 'content-type: application/json' -d '{click}'", ask]
 

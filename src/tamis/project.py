@@ -1,9 +1,9 @@
 """A project folder as one object: what the command line and a notebook call.
 
-    my-feed/
-      tamis.toml    the configuration            plan.toml    the experiments
-      data/         the four tables              bundles/     trained bundles and CURRENT
-      state/        what the server remembers    world.toml   only in a simulated project
+my-feed/
+  tamis.toml    the configuration            plan.toml    the experiments
+  data/         the four tables              bundles/     trained bundles and CURRENT
+  state/        what the server remembers    world.toml   only in a simulated project
 """
 
 import shutil
@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tamis.artifact import open_bundle
 from tamis.assemble import Model, ProjectConfig, load_model
@@ -102,7 +103,7 @@ class Project:
         file = self.folder / "world.toml"
         if not file.is_file():
             return None
-        return oracle_of(World(read(file, WorldConfig)))
+        return oracle_of(World.generate(read(file, WorldConfig)))
 
 
 def open_project(folder: str | Path) -> Project:
@@ -130,9 +131,8 @@ def create(folder: Path, template: str = "demo") -> list[Path]:
 def oracle_of(world: World) -> Oracle:
     """The true click probability of a simulated world, as `evaluate` asks for it."""
 
-    def oracle(user: str, items: list[str], now: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-        numbers = np.fromiter((int(item[1:]) for item in items), np.int64, len(items))
-        users = np.full(len(items), int(user[1:]))
-        return np.asarray(world.preference(users, numbers, np.full(len(items), now))["click"], np.float64)
+    def oracle(user: str, items: list[str], now: float) -> NDArray[np.float64]:
+        truth = world.preference(World.numbers([user]), World.numbers(items)[None, :], np.array([now]))
+        return truth["click"][0]
 
     return oracle

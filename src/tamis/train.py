@@ -1,7 +1,6 @@
 """One training run: prepare, fit every part in the order of the configuration, evaluate the whole funnel, publish."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,17 @@ import structlog
 
 from tamis import __version__
 from tamis.artifact import Bundle, BundleWriter, current_name, open_bundle, prune, publish
-from tamis.assemble import Model, ProjectConfig, artifact_name, load_model, part_of, save_model, stages_of
+from tamis.assemble import ProjectConfig, artifact_name, load_model, part_of, save_model, stages_of
 from tamis.config import digest
 from tamis.data.dataset import Dataset
-from tamis.data.split import Split, by_time
+from tamis.data.split import by_time
 from tamis.errors import ArtifactError, DataError
-from tamis.evaluate.offline import Report, evaluate
+from tamis.evaluate.offline import evaluate
+from tamis.evaluate.report import Report
 from tamis.features.inputs import Inputs, Progress, silent
 from tamis.features.prepare import Moment, prepare
 
 log = structlog.get_logger("tamis.train")
-
-Evaluate = Callable[[Model, Dataset, Split], Report]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +60,7 @@ def train(
     writer = BundleWriter(bundles)
     try:
         fit_parts(config, inputs, writer, clock)
-        save_model(
-            writer.folder, config, inputs.encoder, inputs.catalog, (dataset.user_ids, dataset.item_ids),
-            inputs.item_statistics.totals(),
-        )  # fmt: skip
+        save_model(writer.folder, config, dataset, inputs)
         bundle = writer.finish(
             {
                 "code_version": __version__,

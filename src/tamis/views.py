@@ -1,6 +1,7 @@
 """What the command line shows to people: results as rich tables. No computing here."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def number(value: float | None, digits: int = 4) -> str:
 def report(report: Report) -> RenderableType:
     """The whole report of an evaluation."""
     head = f"{report.users:,} users and {report.requests:,} requests of the held-out days, bundle {report.bundle}"
-    return Group(head, *(part for title, rows in report.tables() for part in ("", grid(title, rows))))
+    return Group(head, *(part for title, rows in report.tables() if rows for part in ("", grid(title, rows))))
 
 
 def trained(trained: Trained) -> RenderableType:
@@ -48,11 +49,12 @@ def trained(trained: Trained) -> RenderableType:
 
 def imported(report: ImportReport) -> RenderableType:
     """Counts, time span and rejected rows of an import."""
-    counts = Table("table", "rows", title="Imported", title_justify="left", box=None, pad_edge=False)
-    for name, rows in report.counts.items():
-        counts.add_row(name, f"{rows:,}")
+    rows = {name: {"new": float(new), "in all": float(report.totals[name])} for name, new in report.added.items()}
+    first, last = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(at)) for at in report.span)
+    kinds = ", ".join(f"{name} {count:,}" for name, count in report.actions.items())
     refused = [f"rejected: {count:,} rows, {reason}" for reason, count in report.rejected.items()]
-    return Group(counts, f"from {report.first_day} to {report.last_day}", *(refused or ["rejected: none"]))
+    span = f"events from {first} to {last} UTC: {kinds}" if kinds else "no new events"
+    return Group(grid("Imported", rows, 0), span, *(refused or ["rejected: none"]))
 
 
 def page(answer: Answer) -> RenderableType:

@@ -81,7 +81,8 @@ def run(*stages: Stage, size: int = 3):
 
 def test_sources_are_united_with_the_provenance_of_all() -> None:
     page = run(Stage("recall", {"a": Give((5, 3, 1)), "b": Give((3, 9))}, 10))
-    table = {int(i): (int(c), int(f)) for i, c, f in zip(page.items.ids, page.items.column("channel"), page.items.column("found_by"), strict=True)}
+    columns = (page.items.ids, page.items.column("channel"), page.items.column("found_by"))
+    table = {int(i): (int(c), int(f)) for i, c, f in zip(*columns, strict=True)}
     assert table == {5: (0, 0b01), 3: (0, 0b11), 1: (0, 0b01), 9: (1, 0b10)}
     assert page.channels == ("a", "b")
 
@@ -185,7 +186,11 @@ def test_the_tables_between_stages_can_be_kept() -> None:
 finite_or_not = st.floats(allow_nan=True, allow_infinity=True)
 
 
-@given(st.lists(st.lists(st.integers(0, 30), unique=True), max_size=5), st.dictionaries(st.integers(0, 30), finite_or_not), st.integers(1, 40))
+@given(
+    st.lists(st.lists(st.integers(0, 30), unique=True), max_size=5),
+    st.dictionaries(st.integers(0, 30), finite_or_not),
+    st.integers(1, 40),
+)
 def test_nothing_is_lost_or_doubled_whatever_the_sources_and_scores(sources, values, limit: int) -> None:
     steps = {f"s{n}": Give(tuple(ids)) for n, ids in enumerate(sources)}
     page = Funnel([Stage("recall", steps, 1000), Stage("rank", {"x": ById(values)}, limit)]).run(query())

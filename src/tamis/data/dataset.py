@@ -12,7 +12,8 @@ Users, items and requests are numbered in the order they first appeared; numbers
 file that dataset.json does not list is what an interrupted import left behind: it is never read.
 
 A later import may say more about a known user or item: it adds a row with the same number, and reading takes, column
-by column, the last value that is not null. So an attribute can be changed or added by an import, never erased.
+by column, the last value that is not null. So an attribute can be changed or added by an import, never erased. A column
+whose type differs between imports has the wider type for all: truth value, whole number, number, text.
 """
 
 from collections.abc import Sequence
@@ -104,10 +105,10 @@ class Manifest(Config, frozen=True):
 
     format: int = FORMAT
     imports: int = 0
-    counts: dict[str, int] = dict.fromkeys(TABLES, 0)
+    counts: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(TABLES, 0))
     actions: dict[str, int] = {}
     columns: dict[str, dict[str, str]] = {}
-    parts: dict[str, tuple[Part, ...]] = dict.fromkeys(TABLES, ())
+    parts: dict[str, tuple[Part, ...]] = msgspec.field(default_factory=lambda: dict.fromkeys(TABLES, ()))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -19,7 +19,8 @@ from tamis.errors import DataError
 
 OWNER: Final = {"users": "user_id", "items": "item_id"}
 _KEY: Final = ("user", "item", "action", "time", "request")
-_NUMBERS: Final = ({"Int64", "Float64"}, {"List(Int64)", "List(Float64)"})
+_WIDER: Final = (pl.Boolean(), pl.Int64(), pl.Float64(), pl.String())
+_BY_NAME: Final[Mapping[str, pl.DataType]] = {str(kind): kind for kind in (*_WIDER, *map(pl.List, _WIDER))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,12 @@ class Additions:
 
 
 def additions(tables: RawTables, dataset: Dataset) -> Additions:
-    """What checked tables add to a data set. Raises DataError when a column changes its type or two ids collide."""
+    """What checked tables add to a data set.
+
+    Raises DataError when a column turns from a value into a list or back, vectors change their length, or two ids have
+    one key.
+    """
+    _check_vectors(tables.items["vector"], dataset)
     columns = {table: _columns(table, getattr(tables, table), dataset) for table in ("users", "items", "requests")}
     requests, known, bad_requests = _requests(tables, dataset)
     events, foreign = _own_requests(tables.events, pl.concat([known, requests], how="diagonal_relaxed"))
@@ -76,21 +82,29 @@ def _given(requests: pl.DataFrame) -> int:
 
 
 def _columns(table: str, frame: pl.DataFrame, dataset: Dataset) -> dict[str, str]:
-    """Further columns of a table after the import. Raises DataError where a type would change."""
+    """Further columns of a table after the import, each with the wider of its types: truth, whole, real, text."""
     stored = dict(dataset.manifest.columns.get(table, {}))
     for name, kind in frame.schema.items():
         if name in SCHEMAS[table] or name in PLACE:
             continue
-        before, now = stored.setdefault(name, str(kind)), str(kind)
-        if before != now and not any({before, now} <= numbers for numbers in _NUMBERS):
-            raise DataError(f"{table}: column {name!r} holds {now}, earlier imports had {before}")
+        before = _BY_NAME[stored.get(name, str(kind))]
+        if isinstance(before, pl.List) != isinstance(kind, pl.List):
+            raise DataError(f"{table}: column {name!r} holds {kind}, earlier imports had {before}")
+        stored[name] = str(max(before, kind, key=list(_BY_NAME.values()).index))
     return stored
+
+
+def _check_vectors(vectors: pl.Series, dataset: Dataset) -> None:
+    lengths = [found.drop_nulls().head(1).list.len().to_list() for found in (vectors, dataset.items["vector"])]
+    if all(lengths) and lengths[0] != lengths[1]:
+        raise DataError(f"items: vectors of {lengths[0][0]} numbers, earlier imports had {lengths[1][0]}")
 
 
 def _requests(tables: RawTables, dataset: Dataset) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """New requests with their numbers, known ones that the import mentions, rejected ones.
 
-    The first two have request, request_id and user_id; new ones also time, scene, context and `_given` (false: made from events).
+    The first two have request, request_id and user_id; new ones also time, scene, context columns and `_given`, which
+    is false for those made from events.
     """
     mentioned = pl.concat([tables.requests["request_id"], tables.events["request_id"]]).drop_nulls().unique()
     known = _known_requests(mentioned, dataset)
@@ -139,19 +153,23 @@ def _numbered(known: pl.Series, *mentions: pl.DataFrame) -> pl.DataFrame:
 
 
 def _described(given: pl.DataFrame, ids: pl.DataFrame, known: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Rows to append for new ids and for known ones of which the import says something else; the number of the latter."""
+    """Rows to append: new ids, then known ones of which the import says something else, and how many of those."""
     name = ids.columns[0]
     given = given.drop(*PLACE, strict=False)
     new = ids.slice(known.height).join(given, on=name, how="left", maintain_order="left")
     old = given.join(ids.head(known.height), on=name, how="inner", maintain_order="left")
     before = known.select(pl.all().gather(old["number"]))
-    differs = [
-        old[column].is_not_null() & (old[column].ne_missing(before[column]) if column in known.columns else True)
-        for column in given.columns
-        if column != name
-    ]
+    differs = [_differs(old[column], before) for column in given.columns if column != name]
     changed = old.filter(pl.any_horizontal(differs)) if differs else old.head(0)
     return pl.concat([new, changed.select(new.columns)]).select("number", pl.all().exclude("number")), changed.height
+
+
+def _differs(now: pl.Series, before: pl.DataFrame) -> pl.Series:
+    """[n] True where there is a value and it is another than before."""
+    if now.name not in before.columns:
+        return now.is_not_null()
+    both = pl.concat([before.select(now.name), now.to_frame()], how="vertical_relaxed").to_series()  # the wider type
+    return now.is_not_null() & both.tail(len(now)).ne_missing(both.head(len(now)))
 
 
 def _events(

@@ -5,12 +5,57 @@ request holds the slice of it that ends *before* the request's own time, so that
 features and nothing is copied.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
+from tamis.artifact import load_array, save_arrays
+from tamis.config import Config
+from tamis.data.attribution import (
+    Rows,
+    attribute,
+    impression_rows,
+    label_columns,
+    places_of,
+    positive_rows,
+    rank_before,
+)
+from tamis.data.dataset import Events, Requests
+from tamis.data.negatives import Popularity, draw_negatives
+from tamis.errors import ArtifactError
+from tamis.types import ACTION_CODE, ACTIONS, Action
+
+_ARRAYS: Final = ("user", "time", "scene", "history_start", "history_end", "first", "item", "position")
+_TIMELINE: Final = ("item", "action", "time", "starts")
+
+
+class SampleConfig(Config, frozen=True):
+    """How logs become samples.
+
+    labels: action names, () = every action that occurs.   label_window_hours: an event without a request id belongs to
+    the user's latest impression of that item if it is not older than this.
+    positives, negatives, popularity_power: for logs without impressions. Each of these actions is a request of that
+    item and of `negatives` items drawn in proportion to (events + 1) ** popularity_power.
+    """
+
+    labels: tuple[str, ...] = ()
+    label_window_hours: float = 24.0
+    positives: tuple[str, ...] = ("click",)
+    negatives: int = 4
+    popularity_power: float = 0.75
+
+    def __post_init__(self) -> None:
+        for name in (*self.labels, *self.positives):
+            if name not in ACTION_CODE:
+                raise ValueError(f"unknown action {name!r}; there are {', '.join(ACTIONS)}")
+        if self.negatives < 0 or self.label_window_hours < 0:
+            raise ValueError("negatives and label_window_hours must not be negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +67,42 @@ class Timeline:
     time: NDArray[np.float64]  # [t]
     starts: NDArray[np.int64]  # [users + 1]
 
-    def before(self, users: NDArray[np.int32], times: NDArray[np.float64]) -> NDArray[np.int64]:
-        """[r] the end of each user's slice: entries strictly earlier than the given time."""
-        raise AssertionError("implemented by the data helper")
+    @staticmethod
+    def of(events: Events, users: int, actions: Sequence[int]) -> "Timeline":
+        """The timelines of `users` users: their events of the given action codes, those of one time in their order.
+
+        Raises ValueError when there is an event of a user with a number outside `users`.
+        """
+        if int(events.user.max(initial=-1)) >= users:
+            raise ValueError(f"users: {users}, but there are events of user {int(events.user.max())}")
+        rows = np.flatnonzero(np.isin(events.action, np.asarray(actions, np.uint8)))
+        rows = rows[np.argsort(events.user[rows], kind="stable")]
+        starts = np.zeros(users + 1, np.int64)
+        np.cumsum(np.bincount(events.user[rows], minlength=users), out=starts[1:])
+        return Timeline(events.item[rows], events.action[rows], events.time[rows], starts)
+
+    def before(self, users: NDArray[Any], times: NDArray[np.float64]) -> NDArray[np.int64]:
+        """[r] the end of each user's slice: entries strictly earlier than the given time.
+
+        A user without a number (−1) or without entries has the empty slice at `start(users)`.
+        """
+        if np.isnan(times).any():
+            raise ValueError("times: has NaN")
+        low, high = self.start(users), self.start(np.where(users < 0, users, users + 1))
+        return rank_before(self.time, times, low, high)
+
+    def start(self, users: NDArray[Any]) -> NDArray[np.int64]:
+        """[r] where each user's slice starts; 0 for −1, the end of the timeline for users it was not made for."""
+        return np.where(users < 0, 0, self.starts[np.clip(users, 0, len(self.starts) - 1)])
+
+    def save(self, folder: Path) -> None:
+        """Writes `timeline_item.npy` and so on into an existing folder."""
+        save_arrays(folder, **{f"timeline_{name}": getattr(self, name) for name in _TIMELINE})
+
+    @staticmethod
+    def load(folder: Path) -> "Timeline":
+        """The saved timeline, memory-mapped."""
+        return Timeline(*(load_array(folder, f"timeline_{name}") for name in _TIMELINE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +124,103 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def save(self, folder: Path) -> None:
+        """Writes arrays, labels, scenes, context and the timeline into an existing folder."""
+        save_arrays(folder, **{name: getattr(self, name) for name in _ARRAYS})
+        save_arrays(folder, **{f"label_{name}": label for name, label in self.labels.items()})
+        self.timeline.save(folder)
+        self.context.write_parquet(folder / "context.parquet")
+        (folder / "samples.json").write_bytes(msgspec.json.encode({"scenes": self.scenes, "labels": list(self.labels)}))
+
+    @staticmethod
+    def load(folder: Path) -> "Samples":
+        """The saved samples, arrays memory-mapped. Raises ArtifactError when a file is missing or damaged."""
+        try:
+            facts = msgspec.json.decode((folder / "samples.json").read_bytes(), type=dict[str, tuple[str, ...]])
+            arrays = {name: load_array(folder, name) for name in _ARRAYS}
+            context = pl.read_parquet(folder / "context.parquet")
+        except (OSError, KeyError, msgspec.DecodeError, pl.exceptions.PolarsError) as error:
+            raise ArtifactError(f"{folder}: samples cannot be read: {error}") from None
+        labels = {name: load_array(folder, f"label_{name}") for name in facts["labels"]}
+        return Samples(**arrays, scenes=facts["scenes"], context=context, labels=labels, timeline=Timeline.load(folder))
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What samples are made of: all that was logged up to some moment.
+
+    events must reach as far as labels may; nothing later than the end of training for training samples.
+    """
+
+    events: Events
+    requests: Requests
+    timeline: Timeline
+    published: NDArray[np.float64]  # [i] publish times in seconds, NaN = unknown; only for logs without impressions
+
+
+def build_samples(log: Log, since: float, until: float, config: SampleConfig, seed: int = 0) -> Samples:
+    """The samples of requests with since ≤ time < until, by time of the request, rows by position and then item.
+
+    Rows are the impressions of a request; impressions without a request id form one request for each user and moment.
+    Label `a` of a row is 1 when the user did `a` to that item in answer to that request: the event has the request's
+    id, or has none and the row is the user's latest impression of the item in `label_window_hours` before it.
+    "play" is the largest number of seconds. A log without any impression gets one request for each positive event,
+    with sampled negatives (`data/negatives.py` states the rule).
+    """
+    sampled = not np.any(log.events.action == Action.IMPRESSION)
+    positives = [ACTION_CODE[name] for name in config.positives]
+    rows = positive_rows(log.events, positives) if sampled else impression_rows(log.events, log.requests)
+    target = attribute(log.events, rows, config.label_window_hours * 3600)
+    inside = (rows.page_time >= since) & (rows.page_time < until)
+    moved = np.where(inside, np.cumsum(inside) - 1, -1)  # −1: the row is in another window
+    target = np.where(target >= 0, moved[target], -1) if len(moved) else target
+    rows = rows.take(np.flatnonzero(inside))
+    labels = label_columns(log.events, target, len(rows), _label_names(log.events, config))
+    if sampled and len(rows):
+        popularity = Popularity.of(log.events, log.published, config.popularity_power)
+        rows, labels = _with_negatives(rows, labels, log.events, popularity, (config.negatives, seed))
+    return _grouped(rows, labels, log)
+
+
+def _label_names(events: Events, config: SampleConfig) -> list[str]:
+    occurring = set(np.flatnonzero(np.bincount(events.action)).tolist())
+    return [name for name in config.labels or ACTIONS[1:] if ACTION_CODE[name] in occurring]
+
+
+def _with_negatives(
+    rows: Rows, labels: dict[str, NDArray[np.float32]], events: Events, popularity: Popularity, draw: tuple[int, int]
+) -> tuple[Rows, dict[str, NDArray[np.float32]]]:
+    """Rows and labels with the negatives of each row's request among them. draw: how many for each, seed."""
+    owner, item = draw_negatives(rows.user, rows.page_time, events, popularity, *draw)
+    negatives = rows.take(owner)
+    mixed = Rows(*(np.concatenate([getattr(rows, name), getattr(negatives, name)]) for name in Rows.__slots__))
+    mixed.item[len(rows) :] = item
+    order = np.lexsort((mixed.item, mixed.page))  # pages are numbered by time, so the order of requests stays
+    zeros = np.zeros(len(item), np.float32)
+    return mixed.take(order), {name: np.concatenate([label, zeros])[order] for name, label in labels.items()}
+
+
+def _grouped(rows: Rows, labels: Mapping[str, NDArray[np.float32]], log: Log) -> Samples:
+    """Rows, sorted by page, as samples."""
+    starts = np.flatnonzero(np.diff(rows.page, prepend=-1)) if len(rows) else np.empty(0, np.int64)
+    user, time = rows.user[starts], rows.page_time[starts]
+    place = pl.DataFrame({"place": places_of(log.requests, rows.request[starts])})
+    index = place.select(pl.when(pl.col("place") >= 0).then(pl.col("place")).cast(pl.UInt32)).to_series()
+    scene = log.requests.scene.cast(pl.String).gather(index).fill_null("")
+    names = scene.unique().sort()
+    context = log.requests.context
+    return Samples(
+        user=user,
+        time=time,
+        scene=scene.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int32),
+        scenes=tuple(names.to_list()),
+        context=context.select(pl.all().gather(index)) if context.width else pl.DataFrame(height=len(user)),
+        history_start=log.timeline.start(user),
+        history_end=log.timeline.before(user, time),
+        first=np.append(starts, len(rows)).astype(np.int64),
+        item=rows.item,
+        position=rows.position,
+        labels=labels,
+        timeline=log.timeline,
+    )

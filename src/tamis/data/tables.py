@@ -135,7 +135,7 @@ def reject(frame: pl.DataFrame, reasons: pl.Series | str, source: str) -> pl.Dat
 
 
 def check(raw: RawTables) -> RawTables:
-    """The same tables with all their columns and types and `_row`, every bad row moved to `rejected`, in the order given.
+    """The same tables with all their columns, typed, and `_row`; every bad row moved to `rejected`; order kept.
 
     Raises DataError when a table lacks a column it cannot do without, or a column has a type that cannot be stored.
     """

@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -116,9 +116,10 @@ def _refuse_bad(rejected: Counter[str], rows: int, most: float, folder: Path) ->
     bad = Counter({reason: count for reason, count in rejected.items() if not harmless(reason)})
     if bad.total() > most * rows:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in bad.most_common(3))
-        share, file = bad.total() / rows, folder / REJECTED_FILE
-        raise DataError(f"{bad.total():,} of {rows:,} rows ({share:.1%}) are bad, at most {most:.1%} may be ({reasons}); "
-                        f"nothing was imported, the rows are in {file}")  # fmt: skip
+        raise DataError(
+            f"{bad.total():,} of {rows:,} rows ({bad.total() / rows:.1%}) are bad, most allowed {most:.1%}: {reasons}. "
+            f"Nothing was imported; the rows are in {folder / REJECTED_FILE}"
+        )
 
 
 def _append_rejected(folder: Path, rejected: pl.DataFrame) -> None:
@@ -127,50 +128,56 @@ def _append_rejected(folder: Path, rejected: pl.DataFrame) -> None:
         return
     file, pending = folder / REJECTED_FILE, folder / f".{REJECTED_FILE}"
     before = [pl.read_parquet(file)] if file.exists() else []
-    rows = pl.concat([*before, rejected.select(REJECTED)]).unique(maintain_order=True)
+    rows = pl.concat([*before, rejected.select(list(REJECTED))]).unique(maintain_order=True)
     rows.write_parquet(pending, compression="zstd")
     os.replace(pending, file)
 
 
+@dataclass(slots=True)
+class _PartFiles:
+    """Writes the part files of one import and remembers them, so that they can be removed again."""
+
+    folder: Path
+    name: str
+    progress: Progress
+    written: list[Path] = field(default_factory=list)
+
+    def write(self, table: str, frame: pl.DataFrame) -> list[Part]:
+        """One file per UTC day for a table with times, one file for another; none without rows."""
+        pieces = _days(frame) if "time" in frame.columns else [("", frame)] if frame.height else []
+        parts = []
+        for done, (day, rows) in enumerate(pieces, start=1):
+            file = self.folder / table / day / self.name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.written.append(file)
+            rows.write_parquet(file, compression="zstd", statistics=False)
+            _sync(file)
+            first, last = (float(rows["time"][0]), float(rows["time"][-1])) if day else (0.0, 0.0)
+            parts.append(Part(path=file.relative_to(self.folder).as_posix(), rows=rows.height, first=first, last=last))
+            self.progress(f"write {table}", done, len(pieces))
+        return parts
+
+
 def _write(plan: Additions, folder: Path, manifest: Manifest, progress: Progress) -> Manifest:
     """Writes the part files and then the manifest; removes what it wrote when it cannot finish."""
-    written: list[Path] = []
+    number = manifest.imports + 1
+    files = _PartFiles(folder, f"part-{number:06d}.parquet", progress)
     try:
-        parts = {table: (*manifest.parts[table], *_parts(plan, table, folder, (manifest.imports + 1, written, progress)))
-                 for table in TABLES}  # fmt: skip
-        actions = Counter(manifest.actions) + Counter(_actions(plan.frames["events"]))
-        columns = {table: dict(kinds) for table, kinds in plan.columns.items()}
+        parts = {table: (*manifest.parts[table], *files.write(table, plan.frames[table])) for table in TABLES}
         after = Manifest(
             format=FORMAT,
-            imports=manifest.imports + 1,
+            imports=number,
             counts=dict(plan.counts),
-            actions=dict(actions),
-            columns=columns,
+            actions=dict(Counter(manifest.actions) + Counter(_actions(plan.frames["events"]))),
+            columns={table: dict(kinds) for table, kinds in plan.columns.items()},
             parts=parts,
         )
         _replace(folder / MANIFEST, msgspec.json.encode(after))
-    except BaseException:
-        for file in written:
+    except BaseException:  # Ctrl-C too
+        for file in files.written:
             file.unlink(missing_ok=True)
         raise
     return after
-
-
-def _parts(plan: Additions, table: str, folder: Path, run: tuple[int, list[Path], Progress]) -> list[Part]:
-    """Writes the part files of one table. run: the import's number, the list of files written, progress."""
-    number, written, progress = run
-    frame, name, parts = plan.frames[table], f"part-{number:06d}.parquet", []
-    slices = _days(frame) if "time" in frame.columns else [("", frame)] if frame.height else []
-    for done, (day, rows) in enumerate(slices, start=1):
-        file = folder / table / day / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        written.append(file)
-        rows.write_parquet(file, compression="zstd", statistics=False)
-        _sync(file)
-        span = (rows["time"].min(), rows["time"].max()) if day else (0.0, 0.0)
-        parts.append(Part(path=file.relative_to(folder).as_posix(), rows=rows.height, first=span[0], last=span[1]))
-        progress(f"write {table}", done, len(slices))
-    return parts
 
 
 def _days(frame: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:

@@ -16,9 +16,7 @@ from tamis.types import Candidates
 BLOCK = 200  # requests between two calls of progress
 
 
-def judge_heads(
-    past: Past, samples: Samples, most_requests: int, progress: Progress
-) -> tuple[dict[str, Row], int]:
+def judge_heads(past: Past, samples: Samples, most_requests: int, progress: Progress) -> tuple[dict[str, Row], int]:
     """(head → numbers, requests used). Only the first scorer of the stage "rank" is judged, on its columns p_<head>.
 
     Probabilities are those for an impression; a head that is trained on clicked rows only is judged on clicked rows.

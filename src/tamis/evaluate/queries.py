@@ -33,23 +33,22 @@ class Past:
         times = np.asarray(model.catalog.columns["publish_time"][0])
         published = np.where(np.isfinite(times), times, -np.inf)
         order = np.argsort(-published, kind="stable")
-        by_user = Timeline.of(inputs.events, len(inputs.users.codes), ACTIONS)
+        by_user = Timeline.of(inputs.events, len(inputs.users.codes), range(len(ACTIONS)))
         return Past(model, inputs, by_user, published, order[np.isfinite(published[order])])
 
     def catalog(self, now: float) -> Catalog:
         """The bundle's catalogue with items published after `now` closed."""
         start = np.searchsorted(-self.published[self.newest], -now, "left")
-        return replace(
-            self.model.catalog, closed=self.published > now, newest=self.newest[start : start + NEWEST]
-        )
+        return replace(self.model.catalog, closed=self.published > now, newest=self.newest[start : start + NEWEST])
 
     def query(self, user: int, now: float, size: int, moment: tuple[str, Mapping[str, Any]] = ("feed", {})) -> Query:
         """The query of one user at one time. moment: scene and context."""
         timeline = self.inputs.train.timeline
         end = int(timeline.before(np.array([user], np.int32), np.array([now]))[0])
         begin = max(int(timeline.starts[user]), end - 1000)
+        mine = slice(begin, end)
         history = History(
-            timeline.item[begin:end][::-1].astype(np.int64), timeline.action[begin:end][::-1], timeline.time[begin:end][::-1]
+            timeline.item[mine][::-1].astype(np.int64), timeline.action[mine][::-1], timeline.time[mine][::-1]
         )
         return Query(
             user=user,
@@ -77,5 +76,5 @@ class Past:
     def _features(self, user: int, now: float, moment: tuple[str, Mapping[str, Any]]) -> Any:
         encoder, scene, context = self.model.encoder, *moment
         here = encoder.context(np.array([now]), [scene], {name: [value] for name, value in context.items()})
-        counts = self.inputs.user_statistics.before(np.array([user]), now, range(len(ACTIONS)))
+        counts = self.inputs.user_statistics.before(np.array([user]), now, encoder.counted("user"))
         return encoder.user_side(self.inputs.users.take(np.array([user])), counts, here)

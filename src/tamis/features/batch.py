@@ -33,18 +33,23 @@ def net_batch(layout: Layout, query: Query, items: Candidates) -> NetBatch:
     """The batch of one request (r = 1), the same bytes as the training batch of the same moment."""
     catalog, ids = query.catalog, items.ids
     features = catalog.features(ids)
-    dynamic = np.array(catalog.column("dynamic", ids))
-    with_ages(layout, dynamic, {name: catalog.column(name, ids) for name in layout.item_ages}, query.now)
     return NetBatch(
         user_codes=query.features.codes,
         user_dense=query.features.dense,
         history_codes=query_history(layout, query)[None],
         item_codes=features.codes,
         item_dense=features.dense,
-        item_dynamic=dynamic,
+        item_dynamic=query_dynamic(layout, query, ids),
         row_of=np.zeros(len(ids), np.int64),
         labels={},
     )
+
+
+def query_dynamic(layout: Layout, query: Query, items: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[n, len(Layout.item_dynamic)] of items at the query's time."""
+    dynamic = np.array(query.catalog.column("dynamic", items))
+    with_ages(layout, dynamic, {name: query.catalog.column(name, items) for name in layout.item_ages}, query.now)
+    return dynamic
 
 
 def query_history(layout: Layout, query: Query) -> NDArray[np.int32]:

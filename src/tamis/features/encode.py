@@ -20,7 +20,7 @@ from tamis.features.fields import Codes, Learned, encode_number, learn, numbers,
 from tamis.features.layout import Layout
 from tamis.features.spec import Category, Count, FeatureConfig, FeaturesConfig, Hour, Id, Number, Rate, Scene, Vector
 from tamis.features.statistics import Statistics, log_rate
-from tamis.types import ACTION_CODE, ACTIONS, Features, item_key
+from tamis.types import ACTION_CODE, Features, item_key
 
 Raw = Mapping[str, Sequence[Any]]
 """Raw columns by name; a column that is not there is missing everywhere."""
@@ -86,6 +86,14 @@ class Encoder:
         )
         codes = {side: _id_codes(mask, _id_offset(config, layout, side)) for side, mask in known.items()}
         return cls(learnt, codes["user"], codes["item"])
+
+    def counted(self, side: str) -> list[int]:
+        """Codes of the actions whose counts the side ("user" or "item") is made from, ascending."""
+        names: set[str] = set()
+        for feature in getattr(self.learnt.config, side).values():
+            if isinstance(feature, Rate | Count):
+                names |= {feature.action, getattr(feature, "per", feature.action)}
+        return sorted(ACTION_CODE[name] for name in names)
 
     # ---- user side ---------------------------------------------------------------------------------------------
 
@@ -207,7 +215,7 @@ def history_codes(
     age = np.clip(np.log2(1.0 + np.maximum(age_seconds, 0.0) / 60.0), 0, AGE_CODES - 1).astype(np.int32)
     out = np.empty((*action.shape, layout.history_codes), np.int32)
     out[..., :-2] = item_codes[..., list(layout.history_columns)]
-    out[..., -2] = layout.history_action.offset + 1 + action
+    out[..., -2] = layout.history_action.offset + 1 + action.astype(np.int32)
     out[..., -1] = layout.history_age.offset + 1 + age
     return out
 
@@ -258,7 +266,7 @@ def _known_ids(features: Mapping[str, FeatureConfig], statistics: Statistics) ->
     least = [feature.min_count for feature in features.values() if isinstance(feature, Id)]
     if not least or not statistics.entities:
         return np.zeros(statistics.entities, np.bool_)
-    everything = statistics.before(np.arange(statistics.entities), np.inf, range(len(ACTIONS))).sum(axis=1)
+    everything = statistics.before(np.arange(statistics.entities), np.inf).sum(axis=1)
     return np.asarray(everything >= least[0])
 
 

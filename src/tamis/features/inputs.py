@@ -1,6 +1,6 @@
 """What every `fit` gets: the data of the training period and nothing after it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -101,18 +101,18 @@ class Inputs:
 
 
 def _sides(inputs: Inputs, samples: Samples) -> Sides:
-    encoder, every = inputs.encoder, range(len(ACTIONS))
+    encoder = inputs.encoder
     scenes = [samples.scenes[code] for code in samples.scene]
     context = encoder.context(samples.time, scenes, samples.context.to_dict(as_series=False))
-    counts = inputs.user_statistics.before(samples.user, samples.time, every)
+    counts = inputs.user_statistics.before(samples.user, samples.time, encoder.counted("user"))
     user = encoder.user_side(inputs.users.take(samples.user), counts, context)
     refreshed = refresh_time(samples.time, encoder.learnt.config.refresh_hours)
     per_row = np.repeat(np.arange(len(samples)), np.diff(samples.first))
-    totals = inputs.item_statistics.totals()
+    totals, counted = inputs.item_statistics.totals(), encoder.counted("item")
     dynamic = np.empty((len(samples.item), len(encoder.layout.item_dynamic)), np.float32)
     for start in range(0, len(samples.item), 200_000):  # blocks keep the [n, actions] counts small
         block = slice(start, start + 200_000)
-        before = inputs.item_statistics.before(samples.item[block], refreshed[per_row[block]], every)
+        before = inputs.item_statistics.before(samples.item[block], refreshed[per_row[block]], counted)
         dynamic[block] = encoder.item_dynamic(before, totals)
     raw = {name: inputs.catalog.column(name, samples.item) for name in encoder.layout.item_ages}
     with_ages(encoder.layout, dynamic, raw, samples.time[per_row])
@@ -130,9 +130,3 @@ def _histories(inputs: Inputs, samples: Samples, requests: NDArray[np.int64]) ->
     codes = inputs.catalog.column("codes", timeline.item[at])
     out[there] = history_codes(layout, codes, timeline.action[at], now - timeline.time[at])
     return out
-
-
-def rates(totals: Mapping[int, int]) -> dict[str, float]:
-    """Events per impression of each action, for reports; {} when nothing was shown."""
-    shown = totals.get(ACTION_CODE["impression"], 0)
-    return {ACTIONS[code]: count / shown for code, count in totals.items()} if shown else {}

@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from tamis.data.dataset import Dataset, Events
-from tamis.data.samples import SampleConfig, Samples, Timeline, build_samples
+from tamis.data.dataset import Dataset, Requests
+from tamis.data.samples import Log, SampleConfig, Timeline, build_samples
 from tamis.features.encode import Encoder
 from tamis.features.inputs import Inputs, Progress, silent
 from tamis.features.spec import FeaturesConfig
 from tamis.features.statistics import Statistics
-from tamis.types import ACTION_CODE, ACTIONS, Catalog
+from tamis.types import ACTION_CODE, Catalog
 
 RAW_ITEM_COLUMNS = ("author", "category", "city", "publish_time", "duration_seconds", "quality", "vector")
 
@@ -53,10 +52,11 @@ def prepare(
     catalog = catalog_of(encoder, dataset, raw["item"], item_statistics, moment.until)
     static = encoder.users(np.arange(users), raw["user"])
     progress("features", 2, 4)
-    timeline = Timeline.of(events, users, features.history.actions)
-    train = build_samples(events, requests, timeline, (-np.inf, moment.valid_since), sampling)
+    timeline = Timeline.of(events, users, [ACTION_CODE[name] for name in features.history.actions])
+    log = Log(events, requests, timeline, np.asarray(catalog.columns["publish_time"][0]))
+    train = build_samples(log, -np.inf, moment.valid_since, sampling)
     progress("features", 3, 4)
-    valid = build_samples(events, requests, timeline, (moment.valid_since, moment.until), sampling)
+    valid = build_samples(log, moment.valid_since, moment.until, sampling)
     progress("features", 4, 4)
     return Inputs(
         encoder=encoder,
@@ -78,7 +78,7 @@ def catalog_of(
 ) -> Catalog:
     """The catalogue with item statistics as of `until`; row = item number of the data set."""
     numbers = np.arange(len(dataset.items))
-    counts = statistics.before(numbers, until, range(len(ACTIONS)))
+    counts = statistics.before(numbers, until, encoder.counted("item"))
     columns = encoder.items(numbers, raw, counts, statistics.totals())
     published = columns["publish_time"]
     order = np.argsort(-np.where(np.isfinite(published), published, -np.inf), kind="stable")
@@ -91,7 +91,11 @@ def columns_of(frame: pl.DataFrame) -> dict[str, list[Any]]:
 
 
 def _fit(
-    config: FeaturesConfig, raw: Mapping[str, Any], requests: Any, statistics: tuple[Statistics, Statistics], until: float
+    config: FeaturesConfig,
+    raw: Mapping[str, Any],
+    requests: Requests,
+    statistics: tuple[Statistics, Statistics],
+    until: float,
 ) -> Encoder:
     """The encoder, its vocabularies learnt only from items that existed before `until`."""
     context = {**columns_of(requests.context), "scene": list(requests.scene)}
@@ -101,8 +105,3 @@ def _fit(
         old = [time is None or not time >= until for time in published]
         items = {name: [v for v, keep in zip(values, old, strict=True) if keep] for name, values in items.items()}
     return Encoder.fit(config, {"user": raw["user"], "item": items, "context": context}, *statistics)
-
-
-def counts_by_action(events: Events) -> NDArray[np.int64]:
-    """[len(ACTIONS)] events per action code."""
-    return np.bincount(events.action, minlength=len(ACTION_CODE))

@@ -10,6 +10,11 @@ from tamis.config import Config
 from tamis.types import ACTION_CODE
 
 
+def _known(action: str) -> None:
+    if action not in ACTION_CODE:
+        raise ValueError(f"unknown action {action!r}, wanted one of {sorted(ACTION_CODE)}")
+
+
 class FeatureConfig(Config, frozen=True, tag_field="kind"):
     """Base of every declaration; `kind` is its tag."""
 
@@ -149,8 +154,3 @@ NOT_ALLOWED: dict[Side, tuple[type[FeatureConfig], ...]] = {
     "context": (Id, Age, Rate, Count, Vector, Tags),
     "item": (Hour, Scene),
 }
-
-
-def _known(action: str) -> None:
-    if action not in ACTION_CODE:
-        raise ValueError(f"unknown action {action!r}, wanted one of {sorted(ACTION_CODE)}")

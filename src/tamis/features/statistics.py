@@ -11,6 +11,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.types import ACTIONS
+
 SPAN_SECONDS = float(1 << 33)  # 272 years: one entity's slot on the joint axis of (entity, time)
 
 
@@ -36,20 +38,20 @@ class Statistics:
         return cls(origin, axis, entities)
 
     def before(
-        self, entity: NDArray[Any], time: NDArray[np.float64] | float, actions: Sequence[int]
+        self, entity: NDArray[Any], time: NDArray[np.float64] | float, actions: Sequence[int] = range(len(ACTIONS))
     ) -> NDArray[np.float32]:
-        """[n, len(actions)] events of each entity strictly before its time.
+        """[n, len(ACTIONS)] events of each entity strictly before its time, for `actions`; 0 for all others.
 
         Times nearer than the resolution of the axis (about 10 ms at ten million entities) count as equal, so rounding
         can only hide an event, never reveal one.
         """
         low = entity * SPAN_SECONDS
         since = np.clip(np.asarray(time, np.float64) - self.origin, 0.0, SPAN_SECONDS - 1)
-        out = np.zeros((len(entity), len(actions)), np.float32)
-        for column, code in enumerate(actions):
+        out = np.zeros((len(entity), len(ACTIONS)), np.float32)
+        for code in actions:
             axis = self.axis.get(code)
             if axis is not None:
-                out[:, column] = np.searchsorted(axis, low + since, "left") - np.searchsorted(axis, low, "left")
+                out[:, code] = np.searchsorted(axis, low + since, "left") - np.searchsorted(axis, low, "left")
         return out
 
     def totals(self) -> dict[int, int]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tamis.errors import StepError
 from tamis.serving.model import Ids, Model
+from tamis.serving.newest import NewestItems
 from tamis.state.protocol import ItemRow, State
 from tamis.types import Catalog, item_key
 
@@ -106,8 +107,8 @@ class LiveCatalog:
         self._published = np.asarray(base.columns["publish_time"][0], np.float64)
         self._touched: set[int] = set()  # items of the bundle that were ever put
         self._clear()
-        newest = base.newest[:NEWEST]
-        self._view = self._snapshot(base.closed, newest, version=0)
+        self._newest: Final = NewestItems(base.newest, NEWEST, self._published)
+        self._view = self._snapshot(base.closed, version=0)
 
     def view(self) -> View:
         """The newest snapshot. Costs one look at the version unless an item was put since."""
@@ -134,26 +135,25 @@ class LiveCatalog:
         numbered = list(zip(numbers.tolist(), rows, strict=True))
         changed = [(number, row) for number, row in numbered if 0 <= number < base]
         closed[[number for number, _ in changed]] = [row.closed for _, row in changed]
-        earlier = self._publish(changed)
-        again = earlier or any(row.closed for row in rows) or bool((numbers >= base).any())
+        self._publish(changed)
         added = self._append([row for number, row in numbered if not (0 <= number < base or row.closed)])
         closed = np.concatenate([closed, np.zeros(added, np.bool_)])
-        if int(closed[base:].sum()) > max(_COMPACT_FROM, self._keys.count // 2):
-            closed, again = self._compact(closed), True
-        touched = np.array([number for number, _ in changed], np.int64)
-        self._view = self._snapshot(closed, self._newest(closed, touched, added, again), version)
+        compact = int(closed[base:].sum()) > max(_COMPACT_FROM, self._keys.count // 2)
+        if compact:
+            closed = self._compact(closed)
+        times = (self._published, self._columns["publish_time"].view())
+        moved = np.array([number for number, _ in changed] + list(range(len(closed) - added, len(closed))), np.int64)
+        if compact or not self._newest.changed(moved, times, closed):
+            self._newest.renew(np.array(sorted(self._touched), np.int64), times, closed)
+        self._view = self._snapshot(closed, version)
 
-    def _publish(self, changed: Sequence[tuple[int, ItemRow]]) -> bool:
-        """Takes over the publish times of items of the bundle that were put again. True when one became earlier."""
+    def _publish(self, changed: Sequence[tuple[int, ItemRow]]) -> None:
+        """Takes over the publish times of items of the bundle that were put again."""
         self._touched.update(number for number, _ in changed)
         times = {n: row.publish_time for n, row in changed if row.publish_time not in (None, self._published[n])}
-        if not times:
-            return False
-        numbers, new = np.array(list(times)), np.array(list(times.values()), np.float64)
-        earlier = bool((~(new >= self._published[numbers])).any())
-        self._published = self._published.copy()  # older snapshots keep theirs
-        self._published[numbers] = new
-        return earlier
+        if times:
+            self._published = self._published.copy()  # older snapshots keep theirs
+            self._published[list(times)] = list(times.values())
 
     def _append(self, rows: Sequence[ItemRow]) -> int:
         """Encodes fresh items into the buffers; one that cannot be encoded is logged and left out. → rows appended"""
@@ -198,32 +198,9 @@ class LiveCatalog:
         self._numbers = {key: base + place for place, key in enumerate(keys[living].tolist())}
         return np.concatenate([closed[:base], np.zeros(len(living), np.bool_)])
 
-    def _newest(
-        self, closed: NDArray[np.bool_], changed: NDArray[np.int64], added: int, again: bool
-    ) -> NDArray[np.int64]:
-        """Open items by publish time, newest first. again: from all items, not only from the last snapshot's."""
-        base, total = self._model.catalog.base, len(closed)
-        pool = [changed]
-        if again:
-            reach = NEWEST + len(self._touched)  # so many of the bundle's newest cannot all have left
-            pool += [
-                self._model.catalog.newest[:reach],
-                np.arange(base, total),
-                np.array(sorted(self._touched), np.int64),
-            ]
-        else:
-            pool += [self._view.catalog.newest, np.arange(total - added, total)]
-        items = np.unique(np.concatenate(pool).astype(np.int64))
-        items = items[~closed[items]]
-        fresh = self._columns["publish_time"].view()
-        old = items < base
-        published = np.concatenate([self._published[items[old]], fresh[items[~old] - base]])
-        published = np.where(np.isnan(published), -np.inf, published)
-        return np.asarray(items[np.argsort(-published, kind="stable")[:NEWEST]])
-
-    def _snapshot(self, closed: NDArray[np.bool_], newest: NDArray[np.int64], version: int) -> View:
+    def _snapshot(self, closed: NDArray[np.bool_], version: int) -> View:
         base = self._model.catalog
         columns = {name: (pair[0], self._columns[name].view()) for name, pair in base.columns.items()}
         columns["publish_time"] = (self._published, columns["publish_time"][1])
-        catalog = Catalog((base.keys[0], self._keys.view()), columns, closed, newest, version)
+        catalog = Catalog((base.keys[0], self._keys.view()), columns, closed, self._newest.first(), version)
         return View(catalog, self._model.item_ids, self._numbers, self._ids)

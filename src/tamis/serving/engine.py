@@ -11,10 +11,11 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from msgspec import UNSET, UnsetType
+from numpy.typing import NDArray
 
 from tamis.bloom import Generations
 from tamis.errors import NotFound, RequestError
@@ -24,6 +25,7 @@ from tamis.serving.model import Model
 from tamis.serving.reasons import reason
 from tamis.serving.records import Records, new_id
 from tamis.serving.wire import (
+    MOST_CANDIDATES,
     DeletedReply,
     EventRequest,
     EventsReply,
@@ -44,12 +46,20 @@ from tamis.state.protocol import ItemRow, State, UserRow
 from tamis.types import Candidates, Features, History, Page, Query
 
 
+class Limits(Protocol):
+    """The part of the server's configuration that the engine keeps to."""
+
+    @property
+    def most_items(self) -> int:
+        """The largest page that may be asked for."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class EngineLimits:
-    """The largest numbers a call may ask for."""
+class StandardLimits:
+    """Limits for an engine without a server's configuration."""
 
     most_items: int = 200
-    most_candidates: int = 2000
 
 
 class Engine:
@@ -59,11 +69,11 @@ class Engine:
         self,
         model: Model,
         state: State,
-        limits: EngineLimits | None = None,
+        limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.model: Final = model
-        self.limits: Final = limits or EngineLimits()
+        self.limits: Final[Limits] = limits or StandardLimits()
         self._state: Final = state
         self._clock: Final = clock
         self._catalog: Final = LiveCatalog(model, state)
@@ -97,7 +107,7 @@ class Engine:
 
     def rank(self, request: RankRequest) -> RankReply:
         """The caller's own items through the rank stage: all of them that can be shown, best first."""
-        _within("item_ids", len(request.item_ids), self.limits.most_candidates)
+        _within("item_ids", len(request.item_ids), MOST_CANDIDATES)
         if self._ranker is None:
             raise RequestError("this bundle's funnel has no rank stage")
         view, request_id = self._catalog.view(), new_id(self._clock())
@@ -220,7 +230,7 @@ def _history(user: UserRow, view: View) -> History:
     )
 
 
-def _known(view: View, item_ids: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _known(view: View, item_ids: Sequence[str]) -> NDArray[np.int64]:
     numbers = view.numbers(item_ids)
     return numbers[numbers >= 0]
 

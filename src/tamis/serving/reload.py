@@ -16,20 +16,22 @@ from tamis.artifact import MANIFEST, current_name
 from tamis.serving.engine import Engine
 from tamis.serving.wire import RankRequest, RecommendRequest
 
+Load = Callable[[Path], Engine]
+"""A bundle's folder → an engine over it that is warm; any error refuses the bundle."""
+
 log = structlog.get_logger()
 
 
 class BundleWatch:
     """Follows CURRENT in a folder of bundles.
 
-    load: a bundle's folder → an engine that is warm, or any error.   swap: takes the new engine into service.
-    refused: called for every bundle that was refused.
+    swap: takes the new engine into service.   refused: called for every bundle that was refused.
     """
 
     def __init__(
         self,
         root: Path,
-        load: Callable[[Path], Engine],
+        load: Load,
         swap: Callable[[Engine], None],
         refused: Callable[[], None],
         interval_seconds: float = 1.0,

@@ -1,113 +1,68 @@
-"""The REST transport: bytes → struct → engine behind a gate → bytes. Every failure has the same body."""
+"""The REST server of a project: `serve` in the parent, `create_app` in each worker."""
 
-from collections.abc import Callable, Sequence
-from time import perf_counter
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 import msgspec
-import structlog
-from litestar import Litestar, Request, Response, get
-from litestar.exceptions import HTTPException
-from litestar.handlers import HTTPRouteHandler
-from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
+from litestar import Litestar
 
-from tamis.errors import NotReady, TooLarge
-from tamis.serving.prom import CONTENT_TYPE
-from tamis.serving.routes import ROUTES, Call, Route
-from tamis.serving.schema import openapi
-from tamis.serving.service import Service
-from tamis.serving.wire import ErrorBody, ErrorReply, StatusReply, failure
+from tamis.artifact import open_bundle
+from tamis.assemble import ProjectConfig, ServingConfig, load_model
+from tamis.config import Config, read
+from tamis.serving.app import create
+from tamis.serving.engine import Engine
+from tamis.serving.limits import Gate
+from tamis.serving.opening import open_state
+from tamis.serving.reload import warm_up
+from tamis.serving.service import Fleet, Service
+from tamis.serving.workers import Address, fleet_folder, launched, log_as_json, run, watch_bundles
+from tamis.state.lmdb_ import Lmdb
+from tamis.state.settings import StateConfig
 
-log = structlog.get_logger()
-
-_encode: Final = msgspec.json.Encoder().encode
-_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-
-AnyRequest = Request[Any, Any, Any]
+TARGET: Final = "tamis.serving.rest:create_app"
+_STORE_THREADS: Final = 8  # writers that wait for the disk together share one commit
+_STORE_QUEUE: Final = 256
+_STORE_DEADLINE_MS: Final = 5000.0
 
 
-def create(service: Service, on_shutdown: Sequence[Callable[[], None]] = ()) -> Litestar:
-    """The ASGI application over a service. on_shutdown: called in order when the server stops."""
-    return Litestar(
-        route_handlers=[*(_endpoint(service, route) for route in ROUTES), *_probes(service)],
-        exception_handlers={Exception: _outside},
-        request_max_body_size=service.most_body_bytes,
-        on_shutdown=list(on_shutdown),
-        openapi_config=None,
-        logging_config=None,
+class Launch(Config, frozen=True):
+    """What a worker is told by its parent. project: the folder."""
+
+    project: str
+    serving: ServingConfig = ServingConfig()
+    state: StateConfig = StateConfig()
+
+
+def serve(folder: Path, serving: ServingConfig) -> None:
+    """Serves a project until it is told to stop (SIGTERM or SIGINT), then lets the calls under way finish.
+
+    The state is opened and seeded here, once, before there are workers that would all do it.
+    Raises ConfigError when the port is taken.
+    """
+    project = read(folder / "tamis.toml", ProjectConfig)
+    open_state(folder, project.state).close()
+    address = Address(serving.host, serving.rest_port, serving.workers)
+    run(address, TARGET, Launch(project=str(folder.resolve()), serving=serving, state=project.state))
+
+
+def create_app() -> Litestar:
+    """A worker's application: state, gates, the published bundle, and the watch for newer ones."""
+    launch = msgspec.json.decode(launched(), type=Launch)
+    log_as_json()
+    folder, serving = Path(launch.project), launch.serving
+    state = Lmdb(folder / "state", launch.state)
+    service = Service(
+        compute=Gate("rank", serving.threads, serving.queue, serving.deadline_ms),
+        store=Gate("store", _STORE_THREADS, _STORE_QUEUE, _STORE_DEADLINE_MS),
+        fleet=Fleet(fleet_folder(), serving.workers),
+        most_events=serving.most_events,
+        most_body_bytes=serving.most_body_bytes,
     )
 
+    def load(path: Path) -> Engine:
+        engine = Engine(load_model(open_bundle(path)), state, serving)
+        warm_up(engine)
+        return engine
 
-def _endpoint(service: Service, route: Route) -> HTTPRouteHandler:
-    async def endpoint(request: AnyRequest) -> Response[bytes]:
-        began = perf_counter()
-        gate = service.compute if route.ranks else service.store
-        try:
-            body = await _body(request, service.most_body_bytes) if route.request is not None else b""
-            call = Call(body, request.path_params.get("id", ""), request.query_params.dict() if route.query else {})
-            reply = await service.call(gate, route.prepare(service, call))
-            response = _json(200, reply)
-        except Exception as error:
-            response = _failed(error)
-        service.meters.request(route.name, response.status_code or 200, perf_counter() - began)
-        return response
-
-    return HTTPRouteHandler(_litestar_path(route.path), http_method=route.method, status_code=200)(endpoint)  # type: ignore[arg-type]
-
-
-def _litestar_path(path: str) -> str:
-    return path.replace("{id}", "{id:str}")
-
-
-async def _body(request: AnyRequest, most_bytes: int) -> bytes:
-    try:
-        return await request.body()
-    except HTTPException as error:
-        if error.status_code == HTTP_413_REQUEST_ENTITY_TOO_LARGE:
-            raise TooLarge(f"the body is larger than {most_bytes} bytes") from None
-        raise
-
-
-def _probes(service: Service) -> list[HTTPRouteHandler]:
-    description = _encode(openapi())
-
-    @get("/healthz")
-    async def healthz() -> Response[bytes]:
-        return _json(200, StatusReply("alive", service.engine.model.name if service.engine else ""))
-
-    @get("/readyz")
-    async def readyz() -> Response[bytes]:
-        if not service.ready():
-            return _failed(NotReady("not every worker has a bundle that is loaded and warm"))
-        return _json(200, StatusReply("ready", service.bundle()))
-
-    @get("/metrics")
-    async def metrics() -> Response[bytes]:
-        return Response(service.meters.text(), media_type=CONTENT_TYPE)
-
-    @get("/schema")
-    async def schema() -> Response[bytes]:
-        return Response(description, media_type="application/json")
-
-    return [healthz, readyz, metrics, schema]
-
-
-def _json(status: int, reply: Any, headers: dict[str, str] | None = None) -> Response[bytes]:
-    return Response(_encode(reply), status_code=status, media_type="application/json", headers=headers)
-
-
-def _failed(error: Exception) -> Response[bytes]:
-    status, body, wait_seconds = failure(error)
-    if status == 500:
-        log.error("call failed", exc_info=error)
-    headers = None if wait_seconds is None else {"Retry-After": str(int(wait_seconds))}
-    return _json(status, body, headers)
-
-
-def _outside(request: AnyRequest, error: Exception) -> Response[bytes]:
-    """What went wrong before a route was reached: no such path, no such method, a body that was cut off."""
-    if not isinstance(error, HTTPException) or error.status_code >= 500:
-        return _failed(error)
-    code = _CODES.get(error.status_code, "bad_request")
-    message = f"{request.method} {request.url.path}: {error.detail or code}"
-    return _json(error.status_code, ErrorReply(ErrorBody(code, message)), dict(error.headers or {}))
+    watch = watch_bundles(service, folder / "bundles", load, serving.reload_seconds)
+    return create(service, on_shutdown=(watch.stop, service.close, state.close))

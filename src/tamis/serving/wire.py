@@ -21,6 +21,7 @@ from tamis.errors import (
 )
 
 LONGEST_ID: Final = 256
+MOST_CANDIDATES: Final = 2000
 Scalar = str | int | float | bool | None
 ExternalId = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
 Name = Annotated[str, Meta(max_length=128)]

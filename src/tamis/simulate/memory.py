@@ -1,4 +1,4 @@
-"""What a user has in mind at a moment: the last impressions (they tire) and the last clicks (they whet).
+"""What a user has in mind at a moment: the last impressions, which tire, and the last clicks, which invite more.
 
 The same moment can be had in two ways: `Memory` carries it forward while a world runs; `Diary` looks it up for any
 time in a finished log.
@@ -27,10 +27,6 @@ class Recent:
     def nothing(cls, count: int) -> "Recent":
         """The memory of `count` users to whom nothing was shown yet."""
         return Memory.empty(count).recent(np.arange(count))
-
-    def take(self, rows: NDArray[Any] | slice) -> "Recent":
-        """The memory of the given rows."""
-        return Recent(self.shown[rows], self.clicked[rows], self.clicked_at[rows])
 
     def times_shown(self, items: NDArray[Any]) -> NDArray[np.int64]:
         """[r, n] how often each of `items` [r, n] (valid numbers) is among the remembered impressions of its row."""

@@ -87,7 +87,7 @@ class LoggingPolicy:
         """[r, page] distinct items that are out, for users [r] at times [r], in the order shown."""
         out = np.searchsorted(self.publish_time, times, side="right")
         pool = self._pool(users, times, out, popularity, generator)
-        flat = pool.reshape(len(users), -1)
+        flat = pool.reshape(len(users), self.config.page_size * _TRIES)
         near = (self.latent[flat] @ self.interests[users].transpose(0, 2, 1)).max(axis=2)
         seen = recent.times_shown(flat) > 0
         score = 2.5 * near + 0.5 * popularity.score[flat] - _REPEAT_COST * seen + generator.gumbel(0, 0.7, flat.shape)
@@ -95,7 +95,7 @@ class LoggingPolicy:
         best = score.argmax(axis=2)[:, :, None]
         items = _distinct(np.take_along_axis(pool, best, axis=2)[:, :, 0], out, generator)
         value = np.take_along_axis(score, best, axis=2)[:, :, 0] + generator.normal(0, 0.5, items.shape)
-        return np.take_along_axis(items, np.argsort(-value, axis=1), axis=1)
+        return np.asarray(np.take_along_axis(items, np.argsort(-value, axis=1), axis=1))
 
     def _pool(
         self, users: NDArray[Any], times: F64, out: NDArray[Any], popularity: Popularity, generator: np.random.Generator
@@ -119,14 +119,14 @@ class LoggingPolicy:
 
         personal = source == _PERSONAL
         which = np.minimum(np.floor(luck[1][personal] ** 1.3 * INTERESTS).astype(np.int64), INTERESTS - 1)
-        topic = self.topics[users[row[personal]], which]
+        topic = self.topics[users[row[personal]], which].astype(np.int64)
         start = self.topic_starts[topic]
         count = np.searchsorted(self.by_topic, topic * len(self.latent) + out[row[personal]]) - start
         # The power draws the newer items of a topic a little more often.
         place = start + np.floor(luck[0][personal] ** 0.8 * count).astype(np.int64)
         drawn = self.by_topic[np.minimum(place, len(self.by_topic) - 1)] % len(self.latent)
         pool[personal] = np.where(count > 0, drawn, pool[personal])
-        return pool
+        return np.asarray(pool)
 
 
 def _distinct(items: NDArray[np.int64], out: NDArray[Any], generator: np.random.Generator) -> NDArray[np.int64]:

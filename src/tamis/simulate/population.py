@@ -193,7 +193,7 @@ def _items(
         publish_time=_publish_times(config, generator),
         quality=quality,
         shown_quality=np.clip(0.5 + 0.15 * (quality + 0.8 * generator.normal(size=count)), 0, 1).astype(np.float32),
-        appeal=0.65 * quality + 0.45 * charm[author],
+        appeal=0.75 * quality + 0.5 * charm[author],
         charm=charm[author],
     )
 

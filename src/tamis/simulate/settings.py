@@ -58,6 +58,12 @@ class WorldConfig(Config, frozen=True):
         return 1 - self.popular_share - self.newest_share - self.random_share
 
     @property
+    def impressions(self) -> int:
+        """How many impressions the log will have, more or less."""
+        sessions = self.users * self.days * self.sessions_per_user_day
+        return round(sessions * self.pages_per_session) * self.page_size
+
+    @property
     def new_items(self) -> int:
         """Items published during the log."""
         return self.days * round(self.items * self.new_items_share_per_day)

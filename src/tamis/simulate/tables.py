@@ -65,7 +65,7 @@ def _items(config: WorldConfig, population: Population) -> pl.DataFrame:
         "city": _names(tuple(place[0] for place in CITIES), items.city),
         "latitude": items.latitude.astype(np.float64),
         "longitude": items.longitude.astype(np.float64),
-        "duration_seconds": items.duration.astype(np.float64),
+        "duration_seconds": np.round(items.duration.astype(np.float64), 1),
         "publish_time": items.publish_time,
         "quality": items.shown_quality.astype(np.float64),
     }

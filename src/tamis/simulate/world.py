@@ -27,6 +27,11 @@ F64 = NDArray[np.float64]
 _PAIRS_AT_ONCE: Final = 100_000
 
 
+def _number(external_id: str) -> int:
+    digits = external_id[1:]
+    return int(digits) if len(digits) >= 6 and digits.isascii() and digits.isdecimal() else -1
+
+
 def _silent(what: str, done: int, total: int) -> None:
     """Shows no progress."""
 
@@ -59,9 +64,11 @@ class World:
 
         users and times: [r].   items: [r], or [r, n] for n items in each moment; the answer has its shape.
         Interests of the moment, recent clicks and repeated impressions are those of the log before that time.
-        An item number of −1, or one that is not out yet at that time, gets 0 everywhere.
+        A user or item of −1 (unknown), or an item that is not out yet at that time, gets 0 everywhere.
         """
         users, items, times = self._checked(users, items, times)
+        unknown = users < 0
+        users = np.maximum(users, 0)
         wide = items[:, None] if items.ndim == 1 else items
         answer = {name: np.zeros(wide.shape) for name in PREFERENCES}
         step = max(1, _PAIRS_AT_ONCE // max(wide.shape[1], 1))
@@ -69,8 +76,9 @@ class World:
             rows = slice(begin, begin + step)
             recent = self.diary.recent(users[rows], times[rows])
             known = np.maximum(wide[rows], 0)
+            none = unknown[rows, None] | (wide[rows] < 0)
             for name, values in self.behaviour.expect(users[rows], known, times[rows], recent).items():
-                answer[name][rows] = np.where(wide[rows] < 0, 0.0, values)
+                answer[name][rows] = np.where(none, 0.0, values)
         return {name: values.reshape(items.shape) for name, values in answer.items()}
 
     def respond(
@@ -89,6 +97,8 @@ class World:
         The same call gives the same answer, and a page the same in any company.
         """
         users, items, times = self._checked(users, items, times)
+        if (users < 0).any():
+            raise ValueError("users must be known: nobody knows what user −1 does")
         if items.ndim != 2:
             raise ValueError(f"items must be pages [r, n], not of shape {items.shape}")
         recent: Recent = self.diary.recent(users, times) if memory is None else memory.recent(users)
@@ -99,8 +109,8 @@ class World:
 
     @staticmethod
     def numbers(external_ids: Iterable[str]) -> NDArray[np.int64]:
-        """User or item numbers of external ids (u000123 → 123). Raises ValueError for other strings."""
-        return np.fromiter((int(external_id[1:]) for external_id in external_ids), np.int64)
+        """User or item numbers of external ids: u000123 → 123; −1 for an id that no world gives."""
+        return np.fromiter((_number(external_id) for external_id in external_ids), np.int64)
 
     def _checked(
         self, users: NDArray[Any], items: NDArray[Any], times: NDArray[Any]
@@ -110,8 +120,8 @@ class World:
             raise ValueError(f"users and times must be [r], not {users.shape} and {times.shape}")
         if items.ndim not in (1, 2) or len(items) != len(users):
             raise ValueError(f"items must be [{len(users)}] or [{len(users)}, n], not {items.shape}")
-        if len(users) and not 0 <= users.min() <= users.max() < self.config.users:
-            raise ValueError(f"users must be from 0 to {self.config.users - 1}")
+        if len(users) and not -1 <= users.min() <= users.max() < self.config.users:
+            raise ValueError(f"users must be from −1 to {self.config.users - 1}")
         if items.size and not -1 <= items.min() <= items.max() < self.config.items:
             raise ValueError(f"items must be from −1 to {self.config.items - 1}")
         if not np.isfinite(times).all():

@@ -4,8 +4,8 @@
 next takes the whole queue into one transaction. Each caller still gets his own result or error: when a group fails,
 its members are tried again one by one.
 
-*Growing.* LMDB must not be remapped while this process has a transaction open, so every transaction passes a gate, and
-the thread that remaps waits until the gate is empty. Other processes notice the larger file when their next
+*Growing.* LMDB must not be remapped while this process has a transaction open, so every read passes a gate, and the
+thread that remaps closes it and waits until nobody is inside. Other processes notice the larger file when their next
 transaction begins, and remap likewise.
 
 A process that dies inside a write holds the write lock no longer: LMDB's lock is a robust mutex, and what was not
@@ -34,42 +34,46 @@ _SMALLEST_MAP: Final = 2**20
 
 
 class Gate:
-    """Open to many transactions at once, or closed for the one thread that remaps."""
+    """Open to many reads at once, or closed by the one thread that wants to be alone.
+
+    Closing starts with a flag that those who come look at before they take the lock: a thread that has to fight for the
+    lock with busy readers may otherwise wait for a minute, since Python's locks are not fair.
+    """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._open = threading.Event()
+        self._open.set()
+        self._left = threading.Condition(threading.Lock())
         self._inside = 0
-        self._shut = False
 
     def enter(self) -> None:
-        """Waits while the gate is shut. Every `enter` needs its `leave`; a thread enters once at a time."""
-        with self._condition:
-            while self._shut:
-                self._condition.wait()
-            self._inside += 1
+        """Waits while the gate is closed. Every `enter` needs its `leave`; a thread enters once at a time."""
+        while True:
+            if not self._open.is_set():
+                self._open.wait()
+            with self._left:
+                if self._open.is_set():
+                    self._inside += 1
+                    return
 
     def leave(self) -> None:
         """Must follow each `enter`."""
-        with self._condition:
+        with self._left:
             self._inside -= 1
-            if self._shut and not self._inside:
-                self._condition.notify_all()
+            if not self._inside:
+                self._left.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Shuts the gate and waits until nobody is inside."""
-        with self._condition:
-            while self._shut:
-                self._condition.wait()
-            self._shut = True
-            while self._inside:
-                self._condition.wait()
+    def closed(self) -> Iterator[None]:
+        """Closes the gate, waits until nobody is inside, and opens it afterwards. For one thread at a time."""
+        self._open.clear()
         try:
+            with self._left:
+                while self._inside:
+                    self._left.wait()
             yield
         finally:
-            with self._condition:
-                self._shut = False
-                self._condition.notify_all()
+            self._open.set()
 
 
 class Ticket:
@@ -97,6 +101,7 @@ class Transactions:
         self._folder = folder
         self._process = os.getpid()
         self._gate = Gate()
+        self._writing = threading.Lock()  # held by whoever writes, remaps or closes
         self._turn = threading.Condition()
         self._queue: list[Ticket] = []
         self._busy = False
@@ -128,8 +133,9 @@ class Transactions:
         """What `work` gives on one consistent snapshot. It must copy what it returns, and open no other transaction."""
         cleared = False
         while True:
-            self._enter()
+            self._gate.enter()
             try:
+                self._check_usable()
                 with self._environment.begin() as txn:
                     return work(txn)
             except lmdb.MapResizedError:
@@ -143,7 +149,8 @@ class Transactions:
                 raise self._refusal(error) from error
             finally:
                 self._gate.leave()
-            self._remap(grow=False)
+            with self._writing:
+                self._remap(grow=False)
 
     def write(self, work: Work[T]) -> T:
         """What `work` gives, once it is committed and on disk. On any error nothing of it was applied."""
@@ -163,7 +170,7 @@ class Transactions:
 
     def close(self) -> None:
         """Waits for the transactions under way. Closing twice does nothing; any other call afterwards is an error."""
-        with self._gate.alone():
+        with self._writing, self._gate.closed():
             self._closed = True
             self._environment.close()
 
@@ -175,18 +182,23 @@ class Transactions:
             if ticket.done:
                 return []
             self._busy = True
-            group, self._queue = self._queue[:_GROUP], self._queue[_GROUP:]
-            return group
+            return self._take(_GROUP)
 
-    def _settle(self, group: list[Ticket]) -> None:
+    def _take(self, most: int) -> list[Ticket]:
+        """The oldest tickets of the queue. Needs `_turn`."""
+        taken, self._queue = self._queue[:most], self._queue[most:]
+        return taken
+
+    def _settle(self, group: list[Ticket], joinable: bool = True) -> None:
+        """Commits the group and settles all of it. joinable: whoever comes before the commit may still join."""
         try:
-            results = self._commit([ticket.work for ticket in group])
+            results = self._commit(group, joinable)
         except Exception as error:
             if len(group) == 1:
                 group[0].settle(error=error)
                 return
             for ticket in group:  # one caller's failure, or the size of the group, must not be the others'
-                self._settle([ticket])
+                self._settle([ticket], joinable=False)
         else:
             for ticket, result in zip(group, results, strict=True):
                 ticket.settle(result)
@@ -195,32 +207,50 @@ class Transactions:
                 if not ticket.done:  # a KeyboardInterrupt: the others must not wait for ever
                     ticket.settle(error=StateError(f"{self._folder}: interrupted before the commit was known"))
 
-    def _commit(self, works: list[Work[Any]]) -> list[Any]:
-        while True:
-            self._enter()
-            try:
-                with self._environment.begin(write=True) as txn:
-                    return [work(txn) for work in works]
-            except lmdb.MapFullError:
-                grow = True
-            except lmdb.MapResizedError:
-                grow = False
-            except lmdb.Error as error:
-                raise self._refusal(error) from error
-            finally:
-                self._gate.leave()
-            self._remap(grow)
+    def _commit(self, group: list[Ticket], joinable: bool) -> list[Any]:
+        """The results of the group's works, committed; what joined is added to `group`."""
+        with self._writing:
+            while True:
+                try:
+                    return self._attempt(group, joinable)
+                except lmdb.MapFullError:
+                    grow = True
+                except lmdb.MapResizedError:
+                    grow = False
+                except lmdb.Error as error:
+                    raise self._refusal(error) from error
+                self._remap(grow)
 
-    def _enter(self) -> None:
-        self._gate.enter()
-        if self._closed or os.getpid() != self._process:
-            self._gate.leave()
-            why = "is closed" if self._closed else "was opened before this process was forked; open it again here"
-            raise StateError(f"{self._folder}: the state store {why}")
+    def _attempt(self, group: list[Ticket], joinable: bool) -> list[Any]:
+        self._check_usable()
+        txn = self._environment.begin(write=True)
+        results: list[Any] = []
+        try:
+            while len(results) < len(group):
+                results += [ticket.work(txn) for ticket in group[len(results) :]]
+                if (
+                    joinable
+                ):  # those served by the last commit are just coming back: without them every second group is of one
+                    with self._turn:
+                        group += self._take(_GROUP - len(group))
+            txn.commit()
+        except BaseException:
+            # py-lmdb waits in an abort until no operation is under way, which busy readers would put off without end.
+            with self._gate.closed():
+                txn.abort()
+            raise
+        return results
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise StateError(f"{self._folder}: the state store is closed")
+        if os.getpid() != self._process:
+            raise StateError(f"{self._folder}: the state store was opened before this process was forked; open its own")
 
     def _remap(self, grow: bool) -> None:
-        """Takes over the size that another process gave the map, or doubles it."""
-        with self._gate.alone():
+        """Takes over the size that another process gave the map, or doubles it. Needs `_writing`."""
+        with self._gate.closed():
+            self._check_usable()
             try:
                 before = self._environment.info()["map_size"]
                 self._environment.set_mapsize(0)  # the size in the file

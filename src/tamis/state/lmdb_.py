@@ -22,14 +22,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import msgspec
-import numpy as np
-
-from tamis.errors import RequestError
-from tamis.state.checks import check_event, check_id, item_key_bytes, require, user_key_bytes
+from tamis.state.checks import check_id, item_key_bytes, require, user_key_bytes
 from tamis.state.commit import Transactions
 from tamis.state.fold import Rules, fold
-from tamis.state.items import decode_item, prepare_item
+from tamis.state.packing import pack_event, pack_item, unpack_event, unpack_item
 from tamis.state.protocol import Event, ItemRow, UserRow
 from tamis.state.rows import last_sequence, pack_profile, pack_row, user_row, with_profile
 from tamis.state.settings import StateConfig
@@ -40,16 +36,15 @@ _LARGEST: Final = 2**64 - 1
 _SEQUENCE: Final = b"sequence"
 _VERSION: Final = b"item_version"
 _SEED_ROWS: Final = 500  # rows per transaction while seeding
-_EVENT: Final = msgspec.msgpack.Decoder(Event)
 
 
 class Prepared(NamedTuple):
-    """An event checked and encoded before the transaction, so that nothing in there can refuse it."""
+    """An event checked and packed before the transaction, so that nothing in there can refuse it."""
 
     event: Event
     digest: bytes
     user: bytes
-    encoded: bytes
+    packed: bytes
 
 
 class Lmdb:
@@ -82,7 +77,7 @@ class Lmdb:
         before: dict[bytes, bytes | None] = {}
         fresh: dict[bytes, list[tuple[int, Event]]] = {}
         applied = []
-        for event, digest, user, encoded in prepared:
+        for event, digest, user, packed in prepared:
             new = txn.put(digest, _NUMBER.pack(sequence + 1), overwrite=False, db=self._event_ids)
             applied.append(new)
             if not new:
@@ -92,7 +87,7 @@ class Lmdb:
                 before[user] = txn.get(user, db=self._users)
                 fresh[user] = []
             previous = fresh[user][-1][0] if fresh[user] else last_sequence(before[user])
-            txn.put(_NUMBER.pack(sequence), _NUMBER.pack(previous) + encoded, append=True, db=self._log)
+            txn.put(_NUMBER.pack(sequence), _NUMBER.pack(previous) + packed, append=True, db=self._log)
             fresh[user].append((sequence, event))
         for user in sorted(fresh):
             txn.put(user, fold(before[user], fresh[user], self._rules), db=self._users)
@@ -110,7 +105,7 @@ class Lmdb:
             return list(islice(cursor, limit)) if cursor.set_range(_NUMBER.pack(max(after, 0) + 1)) else []
 
         pairs = self._store.read(page)
-        return [(_NUMBER.unpack(key)[0], _EVENT.decode(value[_NUMBER.size :])) for key, value in pairs]
+        return [(_NUMBER.unpack(key)[0], unpack_event(value[_NUMBER.size :])) for key, value in pairs]
 
     def put_user(self, user_id: str, profile: Mapping[str, Any]) -> None:
         """Replaces the profile. Raises RequestError for one that msgpack cannot hold."""
@@ -131,7 +126,7 @@ class Lmdb:
             return False
         sequence = last_sequence(raw)
         while sequence and (value := txn.pop(_NUMBER.pack(sequence), db=self._log)) is not None:
-            event = _EVENT.decode(value[_NUMBER.size :])
+            event = unpack_event(value[_NUMBER.size :])
             txn.delete(_digest(event.event_id.encode("utf-8")), db=self._event_ids)
             sequence = _NUMBER.unpack_from(value)[0]
         txn.put(_digest(key), b"", db=self._erased)
@@ -139,7 +134,7 @@ class Lmdb:
 
     def put_item(self, item: ItemRow) -> None:
         """Stores the item as its newest version. Raises RequestError naming the field that is wrong."""
-        key, packed = prepare_item(item)
+        packed, key = pack_item(item), item_key_bytes(item.item_id)
         self._store.write(lambda txn: self._put_item(txn, key, packed))
 
     def _put_item(self, txn: Any, key: bytes, packed: bytes) -> None:
@@ -155,7 +150,7 @@ class Lmdb:
         """The newest row of an item; None when it was never put."""
         key = item_key_bytes(item_id)
         value = self._store.read(lambda txn: txn.get(key, db=self._items))
-        return None if value is None else decode_item(value[_NUMBER.size :])
+        return None if value is None else unpack_item(value[_NUMBER.size :])
 
     def item_version(self) -> int:
         """A number that grows with every `put_item`, in whatever process."""
@@ -172,7 +167,7 @@ class Lmdb:
             return current, [txn.get(key, db=self._items) for key in cursor.iternext(keys=False)]
 
         current, values = self._store.read(changed)
-        return current, [decode_item(value[_NUMBER.size :]) for value in values]
+        return current, [unpack_item(value[_NUMBER.size :]) for value in values]
 
     def seed(self, users: Iterator[tuple[str, UserRow]]) -> int:
         """Loads rows in batches; users already known or deleted before are left alone. → rows written."""
@@ -210,22 +205,8 @@ class Lmdb:
 
 
 def _prepare(event: Event, where: str) -> Prepared:
-    require(check_event(event), where)
-    try:
-        encoded = _ENCODER.encode(event)
-    except TypeError as error:
-        raise RequestError(f"{where[:-1]}: cannot be stored: {error}", field=where[:-1]) from None
-    return Prepared(event, _digest(event.event_id.encode("utf-8")), event.user_id.encode("utf-8"), encoded)
-
-
-def _plain(value: Any) -> Any:
-    """The Python number of a NumPy scalar, which msgpack does not know."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"a {type(value).__name__} does not fit into an event")
-
-
-_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_plain)
+    packed = pack_event(event, where)
+    return Prepared(event, _digest(event.event_id.encode("utf-8")), event.user_id.encode("utf-8"), packed)
 
 
 def _digest(key: bytes) -> bytes:

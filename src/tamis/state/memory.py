@@ -5,9 +5,9 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tamis.state.checks import check_event, check_id, item_key_bytes, require, user_key_bytes
+from tamis.state.checks import check_id, item_key_bytes, require, user_key_bytes
 from tamis.state.fold import Rules, fold
-from tamis.state.items import decode_item, prepare_item
+from tamis.state.packing import pack_event, pack_item, unpack_item
 from tamis.state.protocol import Event, ItemRow, UserRow
 from tamis.state.rows import pack_profile, pack_row, user_row, with_profile
 from tamis.state.settings import StateConfig
@@ -39,7 +39,7 @@ class Memory:
     def apply(self, events: Sequence[Event]) -> list[bool]:
         """[n] True: applied. Raises RequestError for the first bad event, and then none was applied."""
         for index, event in enumerate(events):
-            require(check_event(event), f"events[{index}].")
+            pack_event(event, f"events[{index}].")  # refuses what another backend would
         with self._lock:
             applied: list[bool] = []
             fresh: dict[bytes, list[tuple[int, Event]]] = {}
@@ -81,7 +81,7 @@ class Memory:
 
     def put_item(self, item: ItemRow) -> None:
         """Stores the item as its newest version. Raises RequestError naming the field that is wrong."""
-        key, packed = prepare_item(item)
+        packed, key = pack_item(item), item_key_bytes(item.item_id)
         with self._lock:
             self._version += 1
             self._items.pop(key, None)
@@ -92,7 +92,7 @@ class Memory:
         key = item_key_bytes(item_id)
         with self._lock:
             entry = self._items.get(key)
-        return None if entry is None else decode_item(entry[1])
+        return None if entry is None else unpack_item(entry[1])
 
     def item_version(self) -> int:
         """A number that grows with every `put_item`."""
@@ -104,7 +104,7 @@ class Memory:
             if version >= self._version:
                 return self._version, []
             changed = [packed for put, packed in self._items.values() if put > version]
-            return self._version, [decode_item(packed) for packed in changed]
+            return self._version, [unpack_item(packed) for packed in changed]
 
     def seed(self, users: Iterator[tuple[str, UserRow]]) -> int:
         """Loads rows; users already known or deleted before are left alone. → rows written."""

@@ -3,12 +3,16 @@
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tamis.bloom import Bloom
 from tamis.errors import RequestError
@@ -59,7 +63,7 @@ def events(count: int, user: str = "u", action: str = "click", start: int = 0) -
     return [event(number, user, action) for number in range(start, start + count)]
 
 
-def keys(items: Sequence[str]) -> np.ndarray:
+def keys(items: Sequence[str]) -> NDArray[np.uint64]:
     return item_keys(items)
 
 
@@ -273,6 +277,13 @@ def test_one_bad_event_of_many_refuses_all_and_is_named(state: State) -> None:
     assert state.apply([event(1)]) == [True]
 
 
+@pytest.mark.parametrize("value", [True, Decimal(1), Fraction(1)])
+def test_a_number_that_could_not_be_read_back_is_refused(state: State, value: Any) -> None:
+    with pytest.raises(RequestError, match=r"events\[0\]\.event: cannot be stored"):
+        state.apply([event(1, value=value)])
+    assert state.log() == []
+
+
 def test_a_profile_is_replaced_and_the_rest_stays(state: State) -> None:
     state.apply(events(3))
     state.put_user("u", {"city": "Oslo", "tags": ["a", "b"], "age": None})
@@ -291,7 +302,7 @@ def test_a_user_with_nothing_but_an_empty_profile_is_known(state: State) -> None
 
 
 @pytest.mark.parametrize("profile", [{"a": object()}, {1: "number as a key"}, {"a": 2**70}])
-def test_a_profile_that_cannot_be_stored_is_refused(state: State, profile: dict) -> None:
+def test_a_profile_that_cannot_be_stored_is_refused(state: State, profile: dict[Any, Any]) -> None:
     with pytest.raises(RequestError, match="profile"):
         state.put_user("u", profile)
     assert not state.user("u").known
@@ -339,7 +350,12 @@ def test_changes_of_items_come_in_order_and_once_each(state: State) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("vector", (1.0, float("nan"))), ("quality", float("inf")), ("latitude", float("nan")), ("extra", {"a": {1: 2}})],
+    [
+        ("vector", (1.0, float("nan"))),
+        ("quality", float("inf")),
+        ("latitude", float("nan")),
+        ("extra", {"a": object()}),
+    ],
 )
 def test_an_item_that_cannot_be_used_is_refused(state: State, field: str, value: object) -> None:
     with pytest.raises(RequestError):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def put(store: Transactions, key: bytes, value: bytes = b"1") -> Any:
 
 
 def get(store: Transactions, key: bytes) -> bytes | None:
-    return store.read(lambda txn: txn.get(key, db=store.databases["a"]))
+    value: bytes | None = store.read(lambda txn: txn.get(key, db=store.databases["a"]))
+    return value
 
 
 def in_threads(calls: list[Any]) -> list[Any]:
@@ -55,7 +57,7 @@ def in_threads(calls: list[Any]) -> list[Any]:
 
 
 def transaction_number(store: Transactions) -> int:
-    return store.read(lambda txn: txn.id())
+    return int(store.read(lambda txn: txn.id()))
 
 
 def while_busy(store: Transactions, calls: list[Any]) -> list[Any]:
@@ -87,7 +89,7 @@ def test_writers_that_wait_share_one_transaction(store: Transactions) -> None:
     before = transaction_number(store)
     results = while_busy(store, [lambda n=n: put(store, b"%d" % n) for n in range(12)])
     assert results == [True] * 12
-    assert transaction_number(store) - before == 1  # the holder changed nothing, so only the group made one
+    assert transaction_number(store) - before == 1
     assert all(get(store, b"%d" % n) == b"1" for n in range(12))
 
 
@@ -136,6 +138,50 @@ def test_the_map_grows_as_often_as_needed_while_others_read(store: Transactions)
     assert len(get(store, b"39") or b"") == 200_000
 
 
+GROW = """
+import sys
+from pathlib import Path
+from tamis.state.commit import Transactions
+from tamis.state.settings import StateConfig
+
+store = Transactions(Path(sys.argv[1]), ("a",), StateConfig(map_size_gib=0.001, durable=False, max_readers=16))
+store.write(lambda txn: txn.put(b"large", b"x" * 9_000_000, db=store.databases["a"]))
+store.close()
+"""
+
+
+@pytest.mark.parametrize("first", ["read", "write"])
+def test_a_map_that_another_process_made_larger_is_taken_over(store: Transactions, tmp_path: Path, first: str) -> None:
+    put(store, b"small")
+    subprocess.run([sys.executable, "-c", GROW, str(tmp_path / "state")], check=True, timeout=60)
+    if first == "write":
+        assert put(store, b"next")
+    assert len(get(store, b"large") or b"") == 9_000_000
+    assert put(store, b"next")
+
+
+def test_more_reads_at_once_than_there_are_slots_are_refused_and_later_ones_are_not(tmp_path: Path) -> None:
+    store = Transactions(tmp_path, ("a",), StateConfig(map_size_gib=0.001, durable=False, max_readers=2))
+    put(store, b"a")
+    entered, leave = threading.Barrier(3), threading.Event()
+
+    def hold(_: Any) -> None:
+        entered.wait(30)
+        leave.wait(30)
+
+    holders = [threading.Thread(target=store.read, args=(hold,)) for _ in range(2)]
+    for holder in holders:
+        holder.start()
+    entered.wait(30)
+    with pytest.raises(StateError, match="READERS_FULL"):
+        get(store, b"a")
+    leave.set()
+    for holder in holders:
+        holder.join()
+    assert get(store, b"a") == b"1"
+    store.close()
+
+
 def test_one_transaction_larger_than_the_map_fits_after_growing(store: Transactions) -> None:
     put(store, b"large", b"x" * 9_000_000)
     assert len(get(store, b"large") or b"") == 9_000_000
@@ -170,13 +216,16 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
 
 def test_a_forked_child_is_told_to_open_its_own(store: Transactions) -> None:
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # later Pythons warn of forking beside threads
+        child = os.fork()
     if not child:
         try:
             get(store, b"x")
         except StateError as error:
             sender.send(str(error))
-        os._exit(0)
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     assert receiver.poll()
     assert "forked" in receiver.recv()

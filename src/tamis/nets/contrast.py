@@ -1,0 +1,161 @@
+"""Training two towers for recall: each positive against the items of its batch.
+
+    loss = −log( e^{s⁺} / (e^{s⁺} + Σ e^{s⁻}) ),   s = cos(user, item) / temperature − β·log p(item)
+
+p is the frequency with which an item turns up in a batch: popular items are often a negative only because they are
+popular, and the correction undoes that. It belongs to training; what is served is the plain cosine.
+(Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019; Yang et al.,
+"Mixed negative sampling", WWW 2020.)
+"""
+
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tamis.data.samples import Samples
+from tamis.features.inputs import Inputs
+from tamis.nets.batch import tensor
+from tamis.nets.draws import Drawer, acted_rows
+from tamis.nets.loop import Problem, Report, train
+from tamis.nets.tower import Towers, export_towers, hide, id_fields, numbers_of
+from tamis.nets.tower_plan import ContrastPlan
+
+_MASKED: Final = -1e4  # finite: a row with every negative masked must still have a gradient
+_ITEMS_AT_ONCE: Final = 8192
+
+
+class ContrastBatch(NamedTuple):
+    """One step's tensors; see draws.Draw for the last five."""
+
+    user_codes: Tensor  # [r, ·]
+    user_dense: Tensor
+    history_codes: Tensor
+    item_codes: Tensor  # [u, ·] of the distinct items
+    item_dense: Tensor
+    request_of: Tensor  # [p]
+    column_of: Tensor  # [p]
+    log_frequency: Tensor  # [u]
+    log_times: Tensor  # [u]
+    known: Tensor  # [r, u]
+
+
+def fit_two_towers(inputs: Inputs, plan: ContrastPlan, seed: int, folder: Path) -> Report:
+    """Trains both towers on the positives of `inputs.train` and writes user.onnx and item.onnx into `folder`."""
+    towers = Towers(inputs.layout, plan.towers, numbers_of(inputs), seed)
+    drawer = Drawer(
+        inputs.train,
+        acted_rows(inputs.train, plan.positives),
+        len(inputs.catalog),
+        (plan.extra_negatives, plan.extra_exponent),
+        seed,
+    )
+    maker = _BatchMaker(inputs, drawer, plan, seed)
+    judge = _Judge(inputs, plan)
+    problem = Problem(
+        rows=drawer.per_request,
+        batch=maker.batch,
+        loss=lambda batch: batch_loss(towers, batch, plan),
+        judge=lambda: judge.recall(towers),
+        name="two towers",
+        progress=inputs.progress,
+    )
+    report = train(towers, problem, plan.training, seed)
+    export_towers(towers, inputs.layout, folder)
+    return report
+
+
+def batch_loss(towers: Towers, batch: ContrastBatch, plan: ContrastPlan) -> Tensor:
+    """The mean loss of the batch's positives."""
+    users = towers.users(batch.user_codes, batch.user_dense, batch.history_codes)
+    items = towers.items(batch.item_codes, batch.item_dense)
+    logits = corrected(users @ items.T, batch.log_frequency, plan.temperature, plan.log_q)
+    positive = logits[batch.request_of, batch.column_of]
+    negative = (logits + batch.log_times).masked_fill(batch.known, _MASKED)
+    return contrast_loss(positive, torch.logsumexp(negative, 1)[batch.request_of])
+
+
+def corrected(cosine: Tensor, log_frequency: Tensor, temperature: float, log_q: float) -> Tensor:
+    """cos/τ − β·log p, per column."""
+    return cosine / temperature - log_q * log_frequency
+
+
+def contrast_loss(positive: Tensor, negatives: Tensor) -> Tensor:
+    """Mean of −log softmax of the positive's logit; negatives: [p] logsumexp of each one's negatives."""
+    return nn.functional.softplus(negatives - positive).mean()
+
+
+class _BatchMaker:
+    """Gathers the arrays of a batch; called by one thread at a time."""
+
+    def __init__(self, inputs: Inputs, drawer: Drawer, plan: ContrastPlan, seed: int) -> None:
+        self.inputs = inputs
+        self.drawer = drawer
+        self.share = plan.unknown_share
+        self.user_ids, self.item_ids = id_fields(inputs)
+        self.random = np.random.default_rng((seed, 1))
+
+    def batch(self, requests: NDArray[np.int64]) -> ContrastBatch:
+        draw = self.drawer.draw(requests)
+        sides = self.inputs.batch(self.inputs.train, requests)
+        items = self.inputs.catalog.features(draw.items)
+        for fields, codes in ((self.user_ids, sides.user_codes), (self.item_ids, items.codes)):
+            hide(codes, fields, self.share, self.random)
+        return ContrastBatch(
+            tensor(sides.user_codes),
+            tensor(sides.user_dense),
+            tensor(sides.history_codes),
+            tensor(items.codes),
+            tensor(items.dense),
+            tensor(draw.request_of),
+            tensor(draw.column_of),
+            tensor(draw.log_frequency),
+            tensor(draw.log_times),
+            tensor(draw.known),
+        )
+
+
+class _Judge:
+    """Recall@k of some validation positives, the whole catalogue competing."""
+
+    def __init__(self, inputs: Inputs, plan: ContrastPlan) -> None:
+        self.inputs, self.k = inputs, plan.judge_k
+        self.rows, self.starts = _positives_of(inputs.valid, plan)
+        requests = np.flatnonzero(np.diff(self.starts))
+        self.requests = requests[:: max(1, len(requests) // plan.judge_requests)]
+
+    def recall(self, towers: Towers) -> float:
+        """Share of the positives among their user's k best items; 0 without validation rows."""
+        if not len(self.requests):
+            return 0.0
+        catalog, found, count = self.inputs.catalog, 0, 0
+        everything = np.arange(len(catalog))
+        vectors = torch.cat([_items(towers, catalog.features(part)) for part in _blocks(everything, _ITEMS_AT_ONCE)])
+        for part in _blocks(self.requests, 256):
+            batch = self.inputs.batch(self.inputs.valid, part)
+            users = towers.users(tensor(batch.user_codes), tensor(batch.user_dense), tensor(batch.history_codes))
+            scores = (users @ vectors.T).numpy()
+            for row, request in enumerate(part):
+                wanted = self.inputs.valid.item[self.rows[self.starts[request] : self.starts[request + 1]]]
+                better = (scores[row] > scores[row, wanted][:, None]).sum(axis=1)
+                found += int((better < self.k).sum())
+                count += len(wanted)
+        return found / count
+
+
+def _positives_of(samples: Samples, plan: ContrastPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(positive rows, [r + 1] where each request's begin); none when the samples lack the actions."""
+    known = any(name in samples.labels for name in plan.positives)
+    rows = np.flatnonzero(acted_rows(samples, plan.positives)) if known else np.empty(0, np.int64)
+    return rows, np.searchsorted(rows, samples.first)
+
+
+def _items(towers: Towers, features: Any) -> Tensor:
+    return towers.items(tensor(features.codes), tensor(features.dense))
+
+
+def _blocks(values: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    return [values[start : start + size] for start in range(0, len(values), size)]

@@ -1,0 +1,125 @@
+"""Who is whose negative: the positives of a batch, the items drawn beside them, and the pairs that must not count.
+
+For recall a negative is an item the user was never shown. The other positives of the batch and some items drawn from
+the whole catalogue serve as negatives; every pair that the user saw (clicked or not) is masked. An item that was shown
+but not clicked had already passed the whole funnel: it tells the ranking nets something, recall nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.data.samples import Samples
+from tamis.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A batch of p positives of r requests against u distinct items.
+
+    log_frequency: log of the share that each item has in the draws the batch was made by, positives and extra ones.
+    log_times: log of how often it was drawn in this batch; a negative that came twice counts twice.
+    """
+
+    items: NDArray[np.int64]  # [u] distinct, ascending
+    request_of: NDArray[np.int64]  # [p] position of each positive's request in the batch
+    column_of: NDArray[np.int64]  # [p] position of each positive's item in `items`
+    log_frequency: NDArray[np.float32]  # [u]
+    log_times: NDArray[np.float32]  # [u]
+    known: NDArray[np.bool_]  # [r, u] True: the user saw the item, no negative
+
+
+def acted_rows(samples: Samples, actions: Sequence[str]) -> NDArray[np.bool_]:
+    """[n] True for the rows that carry one of the actions. Raises ConfigError when the data knows none of them."""
+    there = [samples.labels[name] for name in actions if name in samples.labels]
+    if not there:
+        if not len(samples.item):
+            return np.zeros(0, np.bool_)
+        raise ConfigError(f"positives {list(actions)}: the training rows only have {sorted(samples.labels)}")
+    return np.asarray(np.any([label > 0 for label in there], axis=0))
+
+
+def draw_probabilities(counts: NDArray[np.int64], exponent: float) -> NDArray[np.float64]:
+    """[i] q ∝ (count + 1)^exponent, which sums to 1. The course has count^0.75, where unclicked items never come up."""
+    weights = (counts + 1.0) ** exponent
+    return np.asarray(weights / max(weights.sum(), 1e-300))
+
+
+class Drawer:
+    """Makes batches of a set of samples; the same seed gives the same batches in the same order."""
+
+    def __init__(
+        self, samples: Samples, positive: NDArray[np.bool_], items: int, extra: tuple[int, float], seed: int
+    ) -> None:
+        """extra: items drawn besides each batch's own, and the exponent of `draw_probabilities`."""
+        self.samples = samples
+        self.rows = np.flatnonzero(positive)
+        self.starts = np.searchsorted(self.rows, samples.first)  # [r + 1] positives of request j are starts[j:j + 2]
+        self.items = items
+        self.extra, exponent = extra if items else (0, 0.0)
+        counts = np.bincount(samples.item[self.rows], minlength=items)
+        self._positive_share = counts / max(1, counts.sum())
+        self._extra_share = draw_probabilities(counts, exponent)
+        self._cumulative = np.cumsum(self._extra_share)
+        self._known = _Pairs(samples, items)
+        self._column = np.full(items, -1, np.int64)
+        self._random = np.random.default_rng(seed)
+
+    @property
+    def per_request(self) -> NDArray[np.int64]:
+        """[r] positives of each request."""
+        return np.diff(self.starts)
+
+    def draw(self, requests: NDArray[np.int64]) -> Draw:
+        """The batch of all positives of these requests."""
+        counts = self.per_request[requests]
+        request_of = np.repeat(np.arange(len(requests)), counts)
+        at = np.arange(len(request_of)) - np.repeat(np.cumsum(counts) - counts, counts)
+        wanted = self.samples.item[self.rows[np.repeat(self.starts[requests], counts) + at]].astype(np.int64)
+        drawn = np.searchsorted(self._cumulative, self._random.random(self.extra), "right")
+        drawn = np.minimum(drawn, self.items - 1)  # rounding may leave the last sum a hair under 1
+        items, place, times = np.unique(np.concatenate([wanted, drawn]), return_inverse=True, return_counts=True)
+        expected = len(wanted) * self._positive_share[items] + self.extra * self._extra_share[items]
+        return Draw(
+            items=items,
+            request_of=request_of,
+            column_of=place[: len(wanted)],
+            log_frequency=np.log(expected / (len(wanted) + self.extra)).astype(np.float32),
+            log_times=np.log(times).astype(np.float32),
+            known=self._mask(self.samples.user[requests], items),
+        )
+
+    def _mask(self, users: NDArray[np.int32], items: NDArray[np.int64]) -> NDArray[np.bool_]:
+        self._column[items] = np.arange(len(items))
+        mask = np.zeros((len(users), len(items)), np.bool_)
+        row, item = self._known.of(users)
+        column = self._column[item]
+        mask[row[column >= 0], column[column >= 0]] = True
+        self._column[items] = -1
+        return mask
+
+
+class _Pairs:
+    """All (user, item) pairs that the samples and the histories behind them hold."""
+
+    def __init__(self, samples: Samples, items: int) -> None:
+        timeline = samples.timeline
+        owner = np.repeat(np.arange(len(timeline.starts) - 1), np.diff(timeline.starts))
+        end = samples.time.max() if len(samples) else -np.inf
+        past = timeline.time < end  # what came later must not shape the training
+        shown = np.repeat(samples.user, np.diff(samples.first)).astype(np.int64) * items + samples.item
+        done = owner[past] * items + timeline.item[past]
+        pairs = np.unique(np.concatenate([shown, done]))
+        users = max(int(samples.user.max(initial=-1)) + 1, len(timeline.starts) - 1)
+        self._item = pairs % max(1, items)
+        self._starts = np.searchsorted(pairs, np.arange(users + 1) * items)
+
+    def of(self, users: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(position in `users`, item) of every known pair."""
+        begin = self._starts[users]
+        counts = self._starts[users + 1] - begin
+        row = np.repeat(np.arange(len(users)), counts)
+        at = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(begin, counts)
+        return row, self._item[at]

@@ -1,0 +1,166 @@
+"""The net of pre-ranking: three towers that meet late, and a small net where they meet.
+
+    user + context + mean of history ─ user tower  ─ u ─┐  once per request
+    what an item is                  ─ item tower  ─ v ─┼─ join ─ one rate per head
+    how an item does at the moment   ─ cross tower ─ c ─┘  cross tower and join: once per candidate
+
+    join: logits = heads(relu(first([u, v, c, u∘v]))) + direct(u∘v)
+
+u and v have length 1 and are multiplied by √d, so that u∘v starts at the size of its neighbours; with that and the
+direct path the towers learn who likes what three times sooner (docs/results.md). The product u·v is no input of its
+own: both layers can form it from u∘v. With one user, the part of `first` for u is a constant and the parts for v and
+u∘v are one matrix, so that a candidate costs three small products (`Join.served`). (Wang et al., "COLD", DLP-KDD 2020.)
+"""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tamis.features.batch import NetBatch
+from tamis.features.inputs import Inputs
+from tamis.nets.batch import TensorBatch, tensors
+from tamis.nets.embed import Standardize
+from tamis.nets.export import export
+from tamis.nets.loop import Problem, Report, train
+from tamis.nets.tower import Towers, export_towers, hide, id_fields, numbers_of
+from tamis.nets.tower_plan import LightPlan
+
+JOIN_INPUTS: Final = ("user", "items", "dynamic")
+
+
+class Join(nn.Module):
+    """The cross tower, and the layers where the three vectors meet."""
+
+    def __init__(self, dynamic: NDArray[np.float32], plan: LightPlan) -> None:
+        super().__init__()
+        self.width = plan.towers.vector_size
+        self.scale = float(self.width) ** 0.5
+        self.numbers = Standardize(dynamic)
+        sizes = (dynamic.shape[1], *plan.cross_layers)
+        self.cross = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
+        self.first = nn.Linear(3 * self.width + plan.cross_layers[-1], plan.join_size)
+        self.heads = nn.Linear(plan.join_size, len(plan.heads))
+        self.direct = nn.Linear(self.width, len(plan.heads), bias=False)
+
+    def forward(self, users: Tensor, items: Tensor, dynamic: Tensor, row_of: Tensor) -> Tensor:
+        """[n, heads] logits: users [r, d], items [n, d], dynamic [n, s], candidate j belonging to user row_of[j]."""
+        user, item = users[row_of] * self.scale, items * self.scale
+        both = user * item
+        hidden = torch.relu(self.first(torch.cat([user, item, self._crossed(dynamic), both], 1)))
+        logits: Tensor = self.heads(hidden) + self.direct(both)
+        return logits
+
+    def served(self, user: Tensor, items: Tensor, dynamic: Tensor) -> Tensor:
+        """[n, heads] rates, the sigmoid of `forward` for one user [1, d]."""
+        d, weight = self.width, self.first.weight
+        user = user * self.scale
+        constant = nn.functional.linear(user, weight[:, :d], self.first.bias)
+        of_item = (weight[:, d : 2 * d] + weight[:, -d:] * user) * self.scale
+        crossed = nn.functional.linear(self._crossed(dynamic), weight[:, 2 * d : -d])
+        hidden = torch.relu(nn.functional.linear(items, of_item) + crossed + constant)
+        direct = nn.functional.linear(items, self.direct.weight * user * self.scale)
+        rates: Tensor = torch.sigmoid(self.heads(hidden) + direct)
+        return rates
+
+    def _crossed(self, dynamic: Tensor) -> Tensor:
+        out: Tensor = self.numbers(dynamic)
+        for layer in self.cross:
+            out = torch.relu(layer(out))
+        return out
+
+
+class ThreeTowers(nn.Module):
+    """The whole net: `forward` gives the logits of a batch."""
+
+    def __init__(self, inputs: Inputs, plan: LightPlan, seed: int) -> None:
+        super().__init__()
+        self.towers = Towers(inputs.layout, plan.towers, numbers_of(inputs), seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 1)
+            self.join = Join(inputs.sides(inputs.train).dynamic, plan)
+
+    def forward(self, batch: TensorBatch) -> Tensor:
+        """[n, heads]."""
+        users = self.towers.users(batch.user_codes, batch.user_dense, batch.history_codes)
+        items = self.towers.items(batch.item_codes, batch.item_dense)
+        logits: Tensor = self.join(users, items, batch.item_dynamic, batch.row_of)
+        return logits
+
+
+class _Served(nn.Module):
+    def __init__(self, join: Join) -> None:
+        super().__init__()
+        self.join = join
+
+    def forward(self, user: Tensor, items: Tensor, dynamic: Tensor) -> Tensor:
+        return self.join.served(user, items, dynamic)
+
+
+def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -> Report:
+    """Trains on the shown rows of `inputs.train`, acted on or not; writes user.onnx, item.onnx and join.onnx."""
+    net = ThreeTowers(inputs, plan, seed)
+    users, items = id_fields(inputs)
+    random = np.random.default_rng((seed, 1))
+
+    def batch(requests: NDArray[np.int64]) -> TensorBatch:
+        made: NetBatch = inputs.batch(inputs.train, requests)
+        hide(made.user_codes, users, plan.unknown_share, random)
+        hide(made.item_codes, items, plan.unknown_share, random)
+        return tensors(made)
+
+    problem = Problem(
+        rows=np.diff(inputs.train.first),
+        batch=batch,
+        loss=lambda made: heads_loss(net(made), made, plan),
+        judge=lambda: _judged(net, inputs, plan),
+        name="three towers",
+        progress=inputs.progress,
+    )
+    report = train(net, problem, plan.training, seed)
+    export_three_towers(net, inputs, folder)
+    return report
+
+
+def export_three_towers(net: ThreeTowers, inputs: Inputs, folder: Path) -> None:
+    """Writes the towers, and join.onnx: `JOIN_INPUTS` with one user and any number of items → output "rates"."""
+    export_towers(net.towers, inputs.layout, folder)
+    width = net.join.width
+    dynamic = torch.zeros(2, len(inputs.layout.item_dynamic))
+    example = dict(zip(JOIN_INPUTS, (torch.zeros(1, width), torch.zeros(2, width), dynamic), strict=True))
+    rows = {name: {0: "rows"} for name in ("items", "dynamic", "rates")}
+    export(_Served(net.join), example, ["rates"], folder / "join.onnx", rows)
+
+
+def heads_loss(logits: Tensor, batch: TensorBatch, plan: LightPlan) -> Tensor:
+    """The mean over rows of the summed cross-entropy of the heads.
+
+    A row that was not clicked adds nothing to a head that is a rate per click.
+    """
+    clicked = batch.labels["click"] > 0 if "click" in plan.heads else None
+    total = logits.new_zeros(())
+    for column, name in enumerate(plan.heads):
+        wanted = (batch.labels[name] > 0).to(logits.dtype)
+        terms = nn.functional.binary_cross_entropy_with_logits(logits[:, column], wanted, reduction="none")
+        if name in plan.per_click and clicked is not None:
+            terms = terms * clicked
+        total = total + terms.mean()
+    return total
+
+
+def _judged(net: ThreeTowers, inputs: Inputs, plan: LightPlan) -> float:
+    """Minus the loss on some validation requests; 0 when they lack a head's label or there are none."""
+    valid = inputs.valid
+    if not len(valid.item) or not all(name in valid.labels for name in plan.heads):
+        return 0.0
+    requests = np.arange(len(valid))[:: max(1, len(valid) // plan.judge_requests)]
+    total, count = 0.0, 0
+    for start in range(0, len(requests), 256):
+        batch = tensors(inputs.batch(valid, requests[start : start + 256]))
+        total += float(heads_loss(net(batch), batch, plan)) * len(batch.row_of)
+        count += len(batch.row_of)
+    return -total / max(1, count)

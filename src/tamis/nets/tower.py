@@ -1,0 +1,134 @@
+"""Towers: the user side and the item side, each made one vector on its own, over one embedding table.
+
+Nothing of one side is ever read by the other. That is what lets item vectors be computed when training ends and user
+vectors once per request.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tamis.features.inputs import Inputs
+from tamis.features.layout import Field, Layout
+from tamis.features.spec import Id
+from tamis.nets.embed import Standardize, Table, widths_of
+from tamis.nets.export import export
+from tamis.nets.tower_plan import TowerPlan
+
+USER_INPUTS = ("user_codes", "user_dense", "history_codes")
+ITEM_INPUTS = ("item_codes", "item_dense")
+_SAMPLE_REQUESTS = 4096  # looked at for the spread of the user side's numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A sample of the training data's dense values, to standardise by: user [·, du] and item [·, di]."""
+
+    user: NDArray[np.float32]
+    item: NDArray[np.float32]
+
+
+class Tower(nn.Module):
+    """One side: embeddings and numbers side by side → hidden layers with ReLU → one vector of length 1."""
+
+    def __init__(
+        self, widths: Sequence[int], numbers: NDArray[np.float32], layers: Sequence[int], plan: TowerPlan
+    ) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+        self.numbers = Standardize(numbers)
+        sizes = (len(self.widths) * plan.embedding_size + numbers.shape[1], *layers, plan.vector_size)
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
+
+    def forward(self, table: Table, codes: Tensor, dense: Tensor) -> Tensor:
+        """[n, vector_size] from codes [n, sum(widths)] and dense [n, ·]."""
+        out = torch.cat([table(codes, self.widths), self.numbers(dense)], 1)
+        for layer in self.layers[:-1]:
+            out = torch.relu(layer(out))
+        out = self.layers[-1](out)
+        return nn.functional.normalize(out, dim=1)
+
+
+class Towers(nn.Module):
+    """Both sides. The history is one more multi-valued field per column: the mean of its entries' embeddings."""
+
+    def __init__(self, layout: Layout, plan: TowerPlan, numbers: Numbers, seed: int) -> None:
+        super().__init__()
+        self.table = Table(layout.table_size, plan.embedding_size, torch.Generator().manual_seed(seed))
+        history = (layout.history_length,) * layout.history_codes
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.user = Tower((*widths_of(layout.user_fields), *history), numbers.user, plan.user_layers, plan)
+            self.item = Tower(widths_of(layout.item_fields), numbers.item, plan.item_layers, plan)
+
+    def users(self, user_codes: Tensor, user_dense: Tensor, history_codes: Tensor) -> Tensor:
+        """[r, vector_size]."""
+        history = history_codes.transpose(1, 2).flatten(1)
+        vectors: Tensor = self.user(self.table, torch.cat([user_codes, history], 1), user_dense)
+        return vectors
+
+    def items(self, item_codes: Tensor, item_dense: Tensor) -> Tensor:
+        """[n, vector_size]; only what does not change with time goes in."""
+        vectors: Tensor = self.item(self.table, item_codes, item_dense)
+        return vectors
+
+
+class _UserSide(nn.Module):
+    def __init__(self, towers: Towers) -> None:
+        super().__init__()
+        self.towers = towers
+
+    def forward(self, user_codes: Tensor, user_dense: Tensor, history_codes: Tensor) -> Tensor:
+        return self.towers.users(user_codes, user_dense, history_codes)
+
+
+class _ItemSide(nn.Module):
+    def __init__(self, towers: Towers) -> None:
+        super().__init__()
+        self.towers = towers
+
+    def forward(self, item_codes: Tensor, item_dense: Tensor) -> Tensor:
+        return self.towers.items(item_codes, item_dense)
+
+
+def export_towers(towers: Towers, layout: Layout, folder: Path) -> None:
+    """Writes user.onnx (`USER_INPUTS`) and item.onnx (`ITEM_INPUTS`): any number of rows → output "vector"."""
+    codes, dense = torch.zeros(2, layout.user_codes, dtype=torch.int32), torch.zeros(2, len(layout.user_dense))
+    history = torch.zeros(2, layout.history_length, layout.history_codes, dtype=torch.int32)
+    user = dict(zip(USER_INPUTS, (codes, dense, history), strict=True))
+    item_codes = torch.zeros(2, layout.item_codes, dtype=torch.int32)
+    item = dict(zip(ITEM_INPUTS, (item_codes, torch.zeros(2, len(layout.item_dense))), strict=True))
+    for name, side, example in (("user", _UserSide(towers), user), ("item", _ItemSide(towers), item)):
+        rows = {each: {0: "rows"} for each in (*example, "vector")}
+        export(side, example, ["vector"], folder / f"{name}.onnx", rows)
+
+
+def numbers_of(inputs: Inputs) -> Numbers:
+    """The numbers to standardise by: of some training requests and of the whole catalogue."""
+    requests = np.arange(len(inputs.train))[:: max(1, len(inputs.train) // _SAMPLE_REQUESTS)]
+    user = inputs.sides(inputs.train).user.dense[requests]
+    return Numbers(user, inputs.catalog.column("dense", np.arange(len(inputs.catalog))))
+
+
+def hide(codes: NDArray[np.int32], fields: tuple[Field, ...], share: float, random: np.random.Generator) -> None:
+    """Replaces the code of each field by "unknown" in a random share of the rows, in place."""
+    for field in fields:
+        codes[random.random(len(codes)) < share, field.start] = field.offset
+
+
+def id_fields(inputs: Inputs) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
+    """The fields that hold the user's and the item's own number."""
+    config, layout = inputs.encoder.learnt.config, inputs.layout
+    users = {f"user.{name}" for name, feature in config.user.items() if isinstance(feature, Id)}
+    items = {f"item.{name}" for name, feature in config.item.items() if isinstance(feature, Id)}
+    return _named(layout, users), _named(layout, items)
+
+
+def _named(layout: Layout, names: set[str]) -> tuple[Field, ...]:
+    return tuple(field for field in (*layout.user_fields, *layout.item_fields) if field.name in names)

@@ -1,0 +1,78 @@
+"""What towers are to look like: plain values, so that parts can name them without torch."""
+
+from dataclasses import dataclass
+
+from tamis.errors import ConfigError
+from tamis.nets.plans import TrainingPlan
+
+
+@dataclass(frozen=True, slots=True)
+class TowerPlan:
+    """The shape of a user tower and an item tower over one embedding table. Raises ConfigError for what cannot be.
+
+    embedding_size: width of one embedding.   user_layers, item_layers: widths of the hidden layers.
+    vector_size: width of both towers' output.
+    pooling: how the history becomes one vector. Only "mean": attention would need the candidate, and a user vector that
+    depends on the candidate can neither be computed once per request nor searched for in an index.
+    """
+
+    embedding_size: int = 16
+    user_layers: tuple[int, ...] = (128, 64)
+    item_layers: tuple[int, ...] = (64,)
+    vector_size: int = 32
+    pooling: str = "mean"
+
+    def __post_init__(self) -> None:
+        if self.pooling != "mean":
+            raise ConfigError(
+                f"history pooling {self.pooling!r}: a tower may only take the mean of the history; attention over it "
+                "belongs to the ranking net, where user and candidate are seen together"
+            )
+        if min(self.embedding_size, self.vector_size, *self.user_layers, *self.item_layers) < 1:
+            raise ConfigError("towers: every size and layer width must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastPlan:
+    """How two towers are trained for recall.
+
+    positives: actions that make a row a positive.   temperature: cosines are divided by it.
+    log_q: share β of the correction −β·log p of sampling frequency; 1 = weigh the catalogue evenly, 0 = none.
+    extra_negatives: items drawn for each batch besides its own, with probability ∝ (count + 1) ^ extra_exponent.
+    unknown_share: share of rows that are trained with the id taken away, so that new users and items are understood.
+    judge_k, judge_requests: after each epoch recall@judge_k of about so many validation requests is measured.
+    """
+
+    towers: TowerPlan
+    training: TrainingPlan
+    positives: tuple[str, ...]
+    temperature: float
+    log_q: float
+    extra_negatives: int
+    extra_exponent: float
+    unknown_share: float
+    judge_k: int = 100
+    judge_requests: int = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class LightPlan:
+    """How the three towers of pre-ranking look and are trained.
+
+    heads: names of the labels to predict.   per_click: those of them that are rates per click.   cross_layers: widths of the cross tower.   join_size: of the layer where
+    the three outputs meet.   unknown_share: as in ContrastPlan.   judge_requests: validation requests that are scored
+    after each epoch.
+    """
+
+    towers: TowerPlan
+    training: TrainingPlan
+    heads: tuple[str, ...]
+    per_click: tuple[str, ...]
+    cross_layers: tuple[int, ...]
+    join_size: int
+    unknown_share: float
+    judge_requests: int = 4000
+
+    def __post_init__(self) -> None:
+        if not self.heads or min(self.join_size, *self.cross_layers, 1) < 1 or not self.cross_layers:
+            raise ConfigError("three towers: wanted at least one head, one cross layer and widths of at least 1")

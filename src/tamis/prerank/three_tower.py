@@ -1,0 +1,184 @@
+"""Pre-ranking by three towers: thousands of candidates scored in well under a millisecond.
+
+The user tower runs once per request; item vectors were computed when training ended and are gathered from a
+memory-mapped array; only the cross tower (how an item does at the moment) and the small joining net run per candidate.
+An item published since the bundle was made goes through the item tower once, when it is first seen.
+
+Score: Σ over heads weight · P(head), where a head that is a rate per click counts as P(like) = p_click · p_like.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.artifact import load_array, save_arrays
+from tamis.config import Config, StepConfig
+from tamis.errors import ArtifactError, ConfigError
+from tamis.features.batch import query_dynamic, query_history
+from tamis.features.inputs import Inputs
+from tamis.features.layout import Layout
+from tamis.nets.door import nets_module
+from tamis.nets.folder import NetFolder
+from tamis.nets.item_vectors import FreshVectors, item_vectors
+from tamis.nets.plans import TrainingPlan
+from tamis.nets.session import Session
+from tamis.nets.tower_plan import LightPlan, TowerPlan
+from tamis.types import Candidates, Catalog, Columns, Query
+
+_FACTS_FILE: Final = "three_tower.json"
+
+
+class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
+    """How the towers look and are trained, and what the score is made of."""
+
+    heads: tuple[str, ...] = ("click", "like", "collect", "share")  # what is predicted; the data may know fewer
+    per_click: tuple[str, ...] = ("like", "collect", "share", "comment")  # heads that are rates per click
+    weights: dict[str, float] = {}  # head → weight in the score; 1 where none is given
+    vector_size: int = 32  # width of the user's and the items' vectors
+    embedding_size: int = 16  # width of one feature's embedding
+    user_layers: tuple[int, ...] = (128, 64)  # hidden layers of the user tower: it runs once, it may be large
+    item_layers: tuple[int, ...] = (64,)  # hidden layers of the item tower: it runs once per item
+    cross_layers: tuple[int, ...] = (16,)  # layers of the cross tower: it runs per candidate, keep it small
+    join_size: int = 32  # width of the layer where the towers meet: it runs per candidate too
+    pooling: str = "mean"  # of the history; nothing else can be computed once per request
+    unknown_share: float = 0.05  # share of rows trained without their id, for users and items that are new
+    epochs: int = 3  # most passes over the shown rows
+    patience: int = 1  # epochs without a better validation loss before stopping
+    batch_size: int = 4096  # rows per step
+    learning_rate: float = 1e-3  # of the layers
+    embedding_learning_rate: float = 1e-3  # of the embedding table
+    threads: int = 2  # of torch in training; another number gives other last digits
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.unknown_share < 1:
+            raise ValueError(f"unknown_share is {self.unknown_share}: wanted inside [0, 1)")
+        if unknown := sorted(set(self.weights) - set(self.heads)):
+            raise ValueError(f"weights names {unknown}, not among the heads {list(self.heads)}")
+        try:
+            self.plan(self.heads)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None  # so that the path of the section is put before it
+
+    def plan(self, heads: tuple[str, ...]) -> LightPlan:
+        """The same as values for the nets. Raises ConfigError for towers that cannot be."""
+        towers = TowerPlan(
+            embedding_size=self.embedding_size,
+            user_layers=self.user_layers,
+            item_layers=self.item_layers,
+            vector_size=self.vector_size,
+            pooling=self.pooling,
+        )
+        training = TrainingPlan(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            embedding_learning_rate=self.embedding_learning_rate,
+            patience=self.patience,
+            threads=self.threads,
+        )
+        return LightPlan(
+            towers=towers,
+            training=training,
+            heads=heads,
+            per_click=self.per_click,
+            cross_layers=self.cross_layers,
+            join_size=self.join_size,
+            unknown_share=self.unknown_share,
+        )
+
+
+class ThreeTowerFacts(Config, frozen=True):
+    """What goes with the saved nets. heads: in the order of the net's outputs."""
+
+    layout: Layout
+    heads: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ThreeTower:
+    """The exported nets, the item vectors of the bundle and those of items published since."""
+
+    config: ThreeTowerConfig
+    facts: ThreeTowerFacts
+    nets: NetFolder
+    user_tower: Session
+    join: Session
+    vectors: NDArray[np.float32]  # [i, d] row = item number of the bundle
+    fresh: FreshVectors
+
+    @classmethod
+    def fit(cls, config: ThreeTowerConfig, inputs: Inputs, seed: int) -> Self:
+        """Trains on everything shown in `inputs.train`; a configured head that the data has no label for is left out.
+
+        Raises ConfigError when that leaves none, or when torch is not installed.
+        """
+        heads = tuple(name for name in config.heads if name in inputs.train.labels)
+        if not heads:
+            raise ConfigError(f"heads {list(config.heads)}: the training rows only have {sorted(inputs.train.labels)}")
+        nets = NetFolder.temporary()
+        nets_module("three_towers").fit_three_towers(inputs, config.plan(heads), seed, nets.path)
+        user_tower, item_tower, join = _open(nets.path)
+        vectors = item_vectors(item_tower, inputs.catalog.features(np.arange(len(inputs.catalog))))
+        facts = ThreeTowerFacts(layout=inputs.layout, heads=heads)
+        return cls(config, facts, nets, user_tower, join, vectors, FreshVectors(item_tower, len(vectors)))
+
+    def score(self, query: Query, items: Candidates) -> Columns:
+        """`score` and one column `pre_<head>` per head: the rate inside (0, 1), per click or per impression."""
+        layout = self.facts.layout
+        user = self.user_tower.run(
+            user_codes=query.features.codes,
+            user_dense=query.features.dense,
+            history_codes=query_history(layout, query)[None],
+        )["vector"]
+        rates = self.join.run(
+            user=user, items=self._vectors(query.catalog, items.ids), dynamic=query_dynamic(layout, query, items.ids)
+        )["rates"]
+        columns: dict[str, NDArray[Any]] = {f"pre_{name}": rates[:, at] for at, name in enumerate(self.facts.heads)}
+        return {**columns, "score": fused(rates, self.facts.heads, self.config)}
+
+    def _vectors(self, catalog: Catalog, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[n, d] of any items of the catalogue."""
+        known = len(self.vectors)
+        if not len(ids) or int(ids.max()) < known:
+            return np.asarray(self.vectors[ids])
+        out = np.empty((len(ids), self.vectors.shape[1]), np.float32)
+        old = ids < known
+        out[old] = self.vectors[ids[old]]
+        out[~old] = self.fresh.of(catalog)[ids[~old] - known]
+        return out
+
+    def save(self, folder: Path) -> None:
+        """Writes the nets, the item vectors and what goes with them."""
+        self.nets.copy_to(folder)
+        save_arrays(folder, vectors=self.vectors)
+        (folder / _FACTS_FILE).write_bytes(msgspec.json.encode(self.facts))
+
+    @classmethod
+    def load(cls, config: ThreeTowerConfig, folder: Path) -> Self:
+        """The saved part, weights and vectors memory-mapped. Raises ArtifactError."""
+        try:
+            facts = msgspec.json.decode((folder / _FACTS_FILE).read_bytes(), type=ThreeTowerFacts)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise ArtifactError(f"{folder / _FACTS_FILE}: {error}") from None
+        user_tower, item_tower, join = _open(folder)
+        vectors = load_array(folder, "vectors")
+        fresh = FreshVectors(item_tower, len(vectors))
+        return cls(config, facts, NetFolder(folder), user_tower, join, vectors, fresh)
+
+
+def fused(rates: NDArray[np.float32], heads: tuple[str, ...], config: ThreeTowerConfig) -> NDArray[np.float64]:
+    """[n] Σ weight · P(head): rates [n, heads]; rates per click are multiplied by the click rate if there is one."""
+    weight = np.array([config.weights.get(name, 1.0) for name in heads])
+    after_click = np.array([name in config.per_click and "click" in heads for name in heads])
+    score = rates @ np.where(after_click, 0.0, weight)
+    if after_click.any():
+        score += rates[:, heads.index("click")] * (rates @ np.where(after_click, weight, 0.0))
+    return np.asarray(score)
+
+
+def _open(folder: Path) -> tuple[Session, Session, Session]:
+    return tuple(Session.open(folder / f"{name}.onnx") for name in ("user", "item", "join"))  # type: ignore[return-value]

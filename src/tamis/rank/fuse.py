@@ -1,0 +1,167 @@
+"""Fusion: many predictions of a row become the one number that the stage sorts by.
+
+The five formulas of the course. The first two sum, for products where every action counts for itself; the third and
+the fifth multiply; the fourth looks only at ranks, so a head that drifts in scale cannot take over the page. Binary
+heads must be calibrated before they come here: heads with different sampling rates are not comparable raw.
+
+heads: name → [n] predictions of one request, finite, all of one length.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.config import StepConfig
+from tamis.errors import StepError
+from tamis.features.inputs import Inputs
+from tamis.types import Candidates, Columns, Query
+
+Heads = Mapping[str, NDArray[Any]]
+Numbers = Mapping[str, float]
+Scores = NDArray[np.float64]
+Formula = Literal["weighted_sum", "click_times_sum", "power_product", "rank_sum", "conversion_product"]
+
+_LEAST: Final = 1e-9  # a product of predictions is taken of at least this, so that one zero does not end all order
+
+
+def weighted_sum(click: NDArray[Any], heads: Heads, weights: Numbers) -> Scores:
+    """F1 [n]: p_click + Σ_h w_h · p_h over the heads that have a weight."""
+    return _checked("click", click) + _weighted(heads, weights, len(click))
+
+
+def click_times_sum(click: NDArray[Any], heads: Heads, weights: Numbers) -> Scores:
+    """F2 [n]: p_click · (1 + Σ_h w_h · p_h).
+
+    With heads that are rates per click this is the expected weighted number of actions per impression, a click
+    counting 1.
+    """
+    return _checked("click", click) * (1 + _weighted(heads, weights, len(click)))
+
+
+def power_product(heads: Heads, weights: Numbers, exponents: Numbers) -> Scores:
+    """F3 [n]: Π_h (1 + w_h · p_h)^α_h over the heads that have a weight; α is 1 where none is given.
+
+    Raises ValueError where a negative weight makes a factor negative.
+    """
+    total = np.ones(_length(heads))
+    for name, weight in weights.items():
+        factor = 1 + weight * _checked(name, heads[name])
+        if (factor < 0).any():
+            raise ValueError(f"heads: 1 + weight · {name!r} is negative; the weight {weight} is too low")
+        total *= np.maximum(factor, _LEAST) ** exponents.get(name, 1.0)
+    return total
+
+
+def rank_sum(heads: Heads, weights: Numbers, exponents: Numbers, offsets: Numbers) -> Scores:
+    """F4 [n]: Σ_h w_h / (r_h^α_h + β_h) over the heads that have a weight; α and β are 1 where none is given.
+
+    r_h: place of the row by head h among the rows of the request, 1 = largest; equal predictions share a place. The
+    only formula where a row's score depends on its neighbours, and the only one that no increasing transform of a
+    head can change.
+    """
+    total = np.zeros(_length(heads))
+    for name, weight in weights.items():
+        head = _checked(name, heads[name])
+        place = 1.0 + len(head) - np.searchsorted(np.sort(head), head, side="right")
+        total += weight / (place ** exponents.get(name, 1.0) + offsets.get(name, 1.0))
+    return total
+
+
+def conversion_product(heads: Heads, exponents: Numbers) -> Scores:
+    """F5 [n]: Π_h p_h^α_h = exp Σ_h α_h · ln p_h over the heads that have an exponent, each p at least 1e-9.
+
+    For a chain of steps (click, cart, pay) with a price: with all exponents 1 the expected revenue per impression.
+    """
+    logarithm = np.zeros(_length(heads))
+    for name, exponent in exponents.items():
+        logarithm += exponent * np.log(np.maximum(_checked(name, heads[name]), _LEAST))
+    return np.exp(logarithm)
+
+
+class FuseConfig(StepConfig, frozen=True, tag="fuse"):
+    """formula: which of the five.   weights, exponents, offsets: head → number; see the formula for what is missing.
+
+    A head h is the column `p_h` of the table, else its column `h` (play, in seconds), else the catalogue's column `h`
+    (price). Click needs no weight in the first two formulas, where it always counts 1.
+    """
+
+    formula: Formula = "click_times_sum"
+    weights: dict[str, float] = {}
+    exponents: dict[str, float] = {}
+    offsets: dict[str, float] = {}
+
+    def __post_init__(self) -> None:
+        if self.formula in ("weighted_sum", "click_times_sum") and "click" in self.weights:
+            raise ValueError(f"fuse: click has weight 1 in {self.formula}; take it out of weights")
+        if self.formula in ("power_product", "rank_sum") and not self.weights:
+            raise ValueError(f"fuse: {self.formula} needs weights")
+        if self.formula == "conversion_product" and not self.exponents:
+            raise ValueError("fuse: conversion_product needs exponents")
+
+
+@dataclass(frozen=True, slots=True)
+class Fuse:
+    """Writes column `score`. A prediction that is not a number (no play time for a picture) counts as 0."""
+
+    config: FuseConfig
+
+    @classmethod
+    def fit(cls, config: FuseConfig, inputs: Inputs, seed: int) -> Self:
+        return cls(config)
+
+    def score(self, query: Query, items: Candidates) -> Columns:
+        """{"score": [n]}. Raises StepError naming the head that has no column."""
+        config = self.config
+        names = list(config.exponents if config.formula == "conversion_product" else config.weights)
+        heads = {name: _column(name, query, items) for name in names}
+        match config.formula:
+            case "weighted_sum":
+                score = weighted_sum(_column("click", query, items), heads, config.weights)
+            case "click_times_sum":
+                score = click_times_sum(_column("click", query, items), heads, config.weights)
+            case "power_product":
+                score = power_product(heads, config.weights, config.exponents)
+            case "rank_sum":
+                score = rank_sum(heads, config.weights, config.exponents, config.offsets)
+            case "conversion_product":
+                score = conversion_product(heads, config.exponents)
+        return {"score": score}
+
+    def save(self, folder: Path) -> None:
+        """Nothing to write."""
+
+    @classmethod
+    def load(cls, config: FuseConfig, folder: Path) -> Self:
+        return cls(config)
+
+
+def _column(name: str, query: Query, items: Candidates) -> NDArray[Any]:
+    """[n] the predictions of a head, not-a-number as 0."""
+    for column in (f"p_{name}", name):
+        if column in items.columns:
+            return np.nan_to_num(items.columns[column].astype(np.float64), nan=0.0)
+    if name in query.catalog.columns:
+        return np.nan_to_num(query.catalog.column(name, items.ids).astype(np.float64), nan=0.0)
+    raise StepError(f"fuse: head {name!r} has no column 'p_{name}' or {name!r}; the table has {sorted(items.columns)}")
+
+
+def _checked(name: str, head: NDArray[Any]) -> Scores:
+    values = np.asarray(head, np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"heads: {name!r} has a value that is not finite")
+    return values
+
+
+def _weighted(heads: Heads, weights: Numbers, n: int) -> Scores:
+    total = np.zeros(n)
+    for name, weight in weights.items():
+        total += weight * _checked(name, heads[name])
+    return total
+
+
+def _length(heads: Heads) -> int:
+    return len(next(iter(heads.values()))) if heads else 0

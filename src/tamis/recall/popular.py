@@ -1,0 +1,58 @@
+"""Popular: what most users acted on lately."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.artifact import load_array, save_arrays
+from tamis.config import StepConfig
+from tamis.features.inputs import Inputs
+from tamis.types import ACTION_CODE, Candidates, Query
+
+_DAY: Final = 86_400.0
+
+
+class PopularConfig(StepConfig, frozen=True, tag="popular"):
+    """half_life_days: an action this much older than the end of training counts half; 0 = age does not matter."""
+
+    limit: int = 300
+    half_life_days: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.half_life_days < float("inf"):
+            raise ValueError("popular: wanted half_life_days ≥ 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Popular:
+    """Items by decayed interest, best first: items [p] numbers, weights [p] > 0."""
+
+    config: PopularConfig
+    items: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, config: PopularConfig, inputs: Inputs, seed: int) -> Self:
+        """weight(i) = Σ over the interest actions on i of 2^(−age / half-life); ties by the lower item number."""
+        events = inputs.events
+        chosen = np.isin(events.action, [ACTION_CODE[name] for name in inputs.interest_actions]) & (events.item >= 0)
+        age_days = (inputs.until - events.time[chosen]) / _DAY
+        decay = np.exp2(-age_days / config.half_life_days) if config.half_life_days else None
+        weights = np.bincount(events.item[chosen], decay, len(inputs.catalog)).astype(np.float64)
+        order = np.argsort(-weights, kind="stable")[: int((weights > 0).sum())]
+        return cls(config, order.astype(np.int64), weights[order])
+
+    def recall(self, query: Query) -> Candidates:
+        """The same for everybody; column `score` is the weight."""
+        limit = self.config.limit or None
+        return Candidates.of(self.items[:limit], score=self.weights[:limit])
+
+    def save(self, folder: Path) -> None:
+        save_arrays(folder, items=self.items, weights=self.weights)
+
+    @classmethod
+    def load(cls, config: PopularConfig, folder: Path) -> Self:
+        return cls(config, load_array(folder, "items"), load_array(folder, "weights"))

@@ -1,0 +1,188 @@
+"""Two towers: the user's vector, made at request time, searches the vectors that all items were given in training.
+
+    user codes, numbers, mean of the history ─ user tower ─┐
+                                                           cosine → FAISS → items
+    item codes, numbers that do not change  ─ item tower ──┘
+
+The towers meet only in the cosine. The index lies in the same artifact as the towers that made it, so a user vector
+can never meet item vectors of another training. Items published since go through the item tower once, when they are
+first seen, and are searched beside the index. (Yi et al., RecSys 2019; Covington et al., RecSys 2016.)
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.config import StepConfig
+from tamis.errors import ArtifactError, ConfigError
+from tamis.features.batch import query_history
+from tamis.features.inputs import Inputs
+from tamis.features.layout import Layout
+from tamis.index.vectors import Vectors, VectorsConfig
+from tamis.nets.door import nets_module
+from tamis.nets.folder import NetFolder
+from tamis.nets.item_vectors import FreshVectors, item_vectors
+from tamis.nets.plans import TrainingPlan
+from tamis.nets.session import Session
+from tamis.nets.tower_plan import ContrastPlan, TowerPlan
+from tamis.types import Candidates, Catalog, Query
+
+_LAYOUT_FILE: Final = "layout.json"
+_TUNING_QUERIES: Final = 200
+
+
+class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
+    """How the towers look, how they are trained, how they are searched."""
+
+    limit: int = 300  # items per request
+    positives: tuple[str, ...] = ("click",)  # actions that make a shown item a positive
+    vector_size: int = 32  # width of the vectors that meet
+    embedding_size: int = 16  # width of one feature's embedding
+    user_layers: tuple[int, ...] = (128, 64)  # hidden layers of the user tower
+    item_layers: tuple[int, ...] = (64,)  # hidden layers of the item tower
+    pooling: str = "mean"  # of the history; nothing else can be searched for in an index
+    temperature: float = 0.07  # cosines are divided by it in training
+    log_q: float = 1.0  # share of the correction for popularity: 1 weighs the catalogue evenly, 0 punishes the popular
+    extra_negatives: int = 512  # items drawn for each batch besides its own
+    extra_exponent: float = 0.75  # … with probability ∝ (positives + 1) ^ this
+    unknown_share: float = 0.1  # share of rows trained without their id, for users and items that are new
+    epochs: int = 5  # most passes over the positives
+    patience: int = 1  # epochs without a better validation recall before stopping
+    batch_size: int = 1024  # positives per step
+    learning_rate: float = 1e-3  # of the layers
+    embedding_learning_rate: float = 3e-3  # of the embedding table
+    threads: int = 2  # of torch in training; another number gives other last digits
+    index: VectorsConfig = VectorsConfig()  # how the item vectors are searched
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}: wanted above 0")
+        if not 0 <= self.unknown_share < 1:
+            raise ValueError(f"unknown_share is {self.unknown_share}: wanted inside [0, 1)")
+        try:
+            self.plan()
+        except ConfigError as error:
+            raise ValueError(str(error)) from None  # so that the path of the section is put before it
+
+    def plan(self) -> ContrastPlan:
+        """The same as values for the nets. Raises ConfigError for towers that cannot be."""
+        towers = TowerPlan(
+            embedding_size=self.embedding_size,
+            user_layers=self.user_layers,
+            item_layers=self.item_layers,
+            vector_size=self.vector_size,
+            pooling=self.pooling,
+        )
+        training = TrainingPlan(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            embedding_learning_rate=self.embedding_learning_rate,
+            patience=self.patience,
+            threads=self.threads,
+        )
+        return ContrastPlan(
+            towers=towers,
+            training=training,
+            positives=self.positives,
+            temperature=self.temperature,
+            log_q=self.log_q,
+            extra_negatives=self.extra_negatives,
+            extra_exponent=self.extra_exponent,
+            unknown_share=self.unknown_share,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TwoTower:
+    """Both towers as exported nets, the item vectors with their index, and the vectors of items published since."""
+
+    config: TwoTowerConfig
+    layout: Layout
+    nets: NetFolder
+    user_tower: Session
+    index: Vectors  # row = item number of the bundle
+    fresh: FreshVectors
+
+    @classmethod
+    def fit(cls, config: TwoTowerConfig, inputs: Inputs, seed: int) -> Self:
+        """Trains on the positives of `inputs.train`; recall on `inputs.valid` says when to stop.
+
+        Raises ConfigError when the data knows none of `config.positives`, or when torch is not installed.
+        """
+        nets = NetFolder.temporary()
+        nets_module("contrast").fit_two_towers(inputs, config.plan(), seed, nets.path)
+        user_tower, item_tower = _open(nets.path)
+        vectors = item_vectors(item_tower, inputs.catalog.features(np.arange(len(inputs.catalog))))
+        index = Vectors.build(vectors, config.index, _last_users(inputs, user_tower), seed)
+        return cls(config, inputs.layout, nets, user_tower, index, FreshVectors(item_tower, len(vectors)))
+
+    def recall(self, query: Query) -> Candidates:
+        """The items of largest cosine, best first, with column `similarity`; also for a user without id or history."""
+        ids, scores = self._searched(query.catalog).search(
+            self.user_vector(query), self.config.limit or len(query.catalog)
+        )
+        there = (ids[0] >= 0) & (ids[0] < len(query.catalog))
+        return Candidates(ids[0, there], {"similarity": scores[0, there]})
+
+    def user_vector(self, query: Query) -> NDArray[np.float32]:
+        """[1, d] of length 1: what the user tower makes of the query."""
+        return self.user_tower.run(
+            user_codes=query.features.codes,
+            user_dense=query.features.dense,
+            history_codes=query_history(self.layout, query)[None],
+        )["vector"]
+
+    def similar(
+        self, item: int, size: int, catalog: Catalog | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(ids, cosines) of the `size` items nearest to `item`, best first; empty for an item that has no vector.
+
+        catalog: the snapshot that the numbers belong to; without it items published since the bundle are unknown.
+        """
+        index = self.index if catalog is None else self._searched(catalog)
+        if not 0 <= item < len(index) or size <= 0:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        ids, scores = index.search(index.take(np.array([item])), min(size, len(index) - 1) + 1)
+        others = (ids[0] >= 0) & (ids[0] != item)
+        return ids[0, others][:size], scores[0, others][:size]
+
+    def _searched(self, catalog: Catalog) -> Vectors:
+        """The index, with the vectors of the catalogue's fresh items beside it."""
+        if len(catalog) <= len(self.index.main):
+            return self.index
+        return self.index.with_fresh(self.fresh.of(catalog))
+
+    def save(self, folder: Path) -> None:
+        """Writes both nets, the index and the layout."""
+        self.nets.copy_to(folder)
+        self.index.save(folder)
+        (folder / _LAYOUT_FILE).write_bytes(msgspec.json.encode(self.layout))
+
+    @classmethod
+    def load(cls, config: TwoTowerConfig, folder: Path) -> Self:
+        """The saved part, weights and vectors memory-mapped. Raises ArtifactError."""
+        try:
+            layout = msgspec.json.decode((folder / _LAYOUT_FILE).read_bytes(), type=Layout)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise ArtifactError(f"{folder / _LAYOUT_FILE}: {error}") from None
+        user_tower, item_tower = _open(folder)
+        index = Vectors.load(folder)
+        return cls(config, layout, NetFolder(folder), user_tower, index, FreshVectors(item_tower, len(index.main)))
+
+
+def _open(folder: Path) -> tuple[Session, Session]:
+    return Session.open(folder / "user.onnx"), Session.open(folder / "item.onnx")
+
+
+def _last_users(inputs: Inputs, user_tower: Session) -> NDArray[np.float32] | None:
+    """[q, d] vectors of the latest training requests, for tuning the index by; None when there are none."""
+    if not len(inputs.train):
+        return None
+    batch = inputs.batch(inputs.train, np.argsort(inputs.train.time, kind="stable")[-_TUNING_QUERIES:])
+    run = user_tower.run(user_codes=batch.user_codes, user_dense=batch.user_dense, history_codes=batch.history_codes)
+    return run["vector"]

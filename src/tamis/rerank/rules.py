@@ -1,0 +1,186 @@
+"""Scatter rules: hard limits on what may follow what on a page, and the selector that applies nothing else.
+
+A rule is about a column: of the table if it has one of that name, else of the catalogue. Rows with equal values are of
+one kind; value 0 means none and no rule touches it. With `value` the rule is about that one kind only.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.config import Config, StepConfig
+from tamis.errors import StepError
+from tamis.features.encode import stable_codes
+from tamis.features.inputs import Inputs
+from tamis.rerank.greedy import Likeness, Limits, greedy
+from tamis.types import Candidates, Query
+
+_ALWAYS: Final = 1 << 40
+
+
+class RuleConfig(Config, frozen=True, tag_field="kind"):
+    """What every rule has. column, value: see above; a text value stands for its stable hash, as in the catalogue.
+
+    priority: when no row may be picked, rules are dropped for that position, lowest priority first; among equals the
+    one listed last.
+    """
+
+    column: str
+    value: str | int | None = None
+    priority: int = 0
+
+
+class RunConfig(RuleConfig, frozen=True, kw_only=True, tag="run"):
+    """At most `at_most` rows of one kind in a row."""
+
+    at_most: int
+
+    def __post_init__(self) -> None:
+        if self.at_most < 1:
+            raise ValueError(f"rule on {self.column!r}: wanted at_most ≥ 1")
+
+
+class FrequencyConfig(RuleConfig, frozen=True, kw_only=True, tag="frequency"):
+    """At most `at_most` rows of one kind in any `window` neighbouring positions."""
+
+    window: int
+    at_most: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.at_most < self.window:
+            raise ValueError(f"rule on {self.column!r}: wanted 1 ≤ at_most < window")
+
+
+class FirstConfig(RuleConfig, frozen=True, kw_only=True, tag="first"):
+    """At most `at_most` rows of one kind among the first `first` positions."""
+
+    first: int
+    at_most: int
+
+    def __post_init__(self) -> None:
+        if self.first < 1 or self.at_most < 0:
+            raise ValueError(f"rule on {self.column!r}: wanted first ≥ 1 and at_most ≥ 0")
+
+
+class SlotConfig(RuleConfig, frozen=True, kw_only=True, tag="slot"):
+    """Position `position` (from 1) holds a row of kind `value`, or of any kind but none."""
+
+    position: int
+
+    def __post_init__(self) -> None:
+        if self.position < 1:
+            raise ValueError(f"rule on {self.column!r}: wanted position ≥ 1")
+
+
+Rule = RunConfig | FrequencyConfig | FirstConfig | SlotConfig
+
+
+class BoostConfig(Config, frozen=True):
+    """The score of rows of a kind times `factor` > 1, before anything is picked (a score below 0: divided)."""
+
+    column: str
+    factor: float
+    value: str | int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 < self.factor < float("inf"):
+            raise ValueError(f"boost on {self.column!r}: wanted a factor above 1, got {self.factor}")
+
+
+class ScatterConfig(StepConfig, frozen=True, tag="scatter"):
+    """rules, boosts: by name.   limit: rows to pick; 0 = as many as the request asks for."""
+
+    rules: dict[str, Rule] = {}
+    boosts: dict[str, BoostConfig] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """The best rows in order of score, as far as the rules allow. relaxed: rule → picks that had to break it."""
+
+    config: ScatterConfig
+    relaxed: Counter[str] = field(default_factory=Counter, compare=False)
+
+    @classmethod
+    def fit(cls, config: ScatterConfig, inputs: Inputs, seed: int) -> Self:
+        return cls(config)
+
+    def pick(self, query: Query, items: Candidates) -> NDArray[np.intp]:
+        """Positions of min(size, n) rows, never fewer: where no row fits, the least important rules are dropped."""
+        limits = compiled(self.config.rules, query, items)
+        score = boosted(self.config.boosts, query, items)
+        size = self.config.limit or query.size
+        picks, broken = greedy(score, Likeness.nothing(len(items)), limits, size, 1.0, 0)
+        count_relaxed(self.relaxed, self.config.rules, broken)
+        return picks
+
+    def save(self, folder: Path) -> None:
+        """Nothing to write."""
+
+    @classmethod
+    def load(cls, config: ScatterConfig, folder: Path) -> Self:
+        return cls(config)
+
+
+def ordered(rules: Mapping[str, Rule]) -> list[str]:
+    """Names of the rules, the first to be dropped first."""
+    listed = {name: place for place, name in enumerate(rules)}
+    return sorted(rules, key=lambda name: (rules[name].priority, -listed[name]))
+
+
+def compiled(rules: Mapping[str, Rule], query: Query, items: Candidates) -> Limits:
+    """The rules for the rows at hand, in the order of `ordered`. Raises StepError for a column that is not there."""
+    values = np.zeros((len(rules), len(items)), np.int64)
+    numbers = np.zeros((4, len(rules)), np.int64)
+    for row, name in enumerate(ordered(rules)):
+        rule = rules[name]
+        values[row] = _kinds(rule.column, rule.value, query, items)
+        match rule:
+            case RunConfig():  # k + 1 neighbours with at most k of a kind
+                numbers[:, row] = rule.at_most + 1, rule.at_most, _ALWAYS, 0
+            case FrequencyConfig():
+                numbers[:, row] = rule.window, rule.at_most, _ALWAYS, 0
+            case FirstConfig():
+                numbers[:, row] = rule.first, rule.at_most, rule.first, 0
+            case SlotConfig():
+                numbers[:, row] = 1, 0, 0, rule.position
+    span, at_most, until, slot = numbers
+    return Limits(values, span, at_most, until, slot)
+
+
+def boosted(boosts: Mapping[str, BoostConfig], query: Query, items: Candidates) -> NDArray[np.float64]:
+    """[n] column `score` after the boosts; without that column, minus the place in the table."""
+    score = items.columns.get("score")
+    out = -np.arange(len(items), dtype=np.float64) if score is None else score.astype(np.float64)
+    for boost in boosts.values():
+        chosen = _kinds(boost.column, boost.value, query, items) != 0
+        out = np.where(chosen, np.where(out > 0, out * boost.factor, out / boost.factor), out)
+    return out
+
+
+def count_relaxed(relaxed: Counter[str], rules: Mapping[str, Rule], broken: NDArray[np.int64]) -> None:
+    """Adds what `greedy` counted to the running counts by rule name."""
+    if broken.any():
+        relaxed.update(dict(zip(ordered(rules), broken.tolist(), strict=True)))
+
+
+def column_of(name: str, query: Query, items: Candidates) -> NDArray[Any]:
+    """[n] or [n, d] a column of the table, else of the catalogue."""
+    return items.columns[name] if name in items.columns else query.catalog.column(name, items.ids)
+
+
+def _kinds(name: str, value: str | int | None, query: Query, items: Candidates) -> NDArray[np.int64]:
+    """[n] the kind of each row, 0 = none; with a value, 1 where the row is of that kind."""
+    column = column_of(name, query, items)
+    if column.ndim != 1:
+        raise StepError(f"rule on {name!r}: the column is {column.ndim}-dimensional, wanted one number per row")
+    codes: NDArray[np.int64] = np.nan_to_num(column).astype(np.int64)
+    if value is None:
+        return codes
+    wanted = int(stable_codes([value])[0]) if isinstance(value, str) else value
+    return np.asarray(codes == wanted, np.int64)

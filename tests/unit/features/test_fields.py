@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tamis.features.fields import Codes, Learned, encode_number, learn, size, text
+from tamis.features.spec import Bucket, Category, Hash, Number, Tags
+
+words = st.one_of(st.none(), st.just(""), st.text(max_size=5), st.integers(-3, 3), st.floats(allow_nan=True))
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [(3, "3"), (3.0, "3"), ("3", "3"), (True, "1"), (None, ""), (float("nan"), ""), (2.5, "2.5")]
+)
+def test_equal_values_of_different_types_are_one_word(value, word: str) -> None:
+    assert text(value) == word
+
+
+@given(st.lists(words), st.lists(words))
+def test_codes_stay_inside_the_fields_rows_whatever_the_values(training, serving) -> None:
+    for feature in (Category(column="x"), Hash(column="x", buckets=7), Bucket(column="x", count=4)):
+        learned = learn(feature, training)
+        codes = Codes(feature, learned, 100).encode(serving)
+        assert codes.shape == (len(serving), 1)
+        assert ((codes >= 100) & (codes < 100 + size(feature, learned))).all()
+
+
+@given(st.lists(st.one_of(st.none(), st.lists(words, max_size=6))), st.integers(1, 4))
+def test_tags_are_padded_and_never_start_with_padding(rows, width: int) -> None:
+    feature = Tags(column="x", width=width)
+    learned = learn(feature, rows)
+    codes = Codes(feature, learned, 50).encode(rows)
+    assert codes.shape == (len(rows), width)
+    assert (codes[:, 0] >= 50).all()
+    assert ((codes == 0) | ((codes >= 50) & (codes < 50 + size(feature, learned)))).all()
+
+
+def test_the_vocabulary_is_by_count_then_by_word_and_drops_the_rare() -> None:
+    learned = learn(Category(column="x", min_count=2), ["b", "a", "b", "a", "c", None, ""])
+    assert learned.words == ("a", "b")
+    assert Codes(Category(column="x"), learned, 10).encode(["a", "b", "c", None])[:, 0].tolist() == [11, 12, 10, 10]
+
+
+def test_buckets_have_equal_mass_and_a_place_for_missing() -> None:
+    feature = Bucket(column="x", count=4)
+    learned = learn(feature, list(range(100)))
+    codes = Codes(feature, learned, 0).encode([*range(100), None, -5, 1e9])[:, 0]
+    assert np.bincount(codes[:100])[1:].tolist() == [25, 25, 25, 25]
+    assert codes[100:].tolist() == [0, 1, 4]
+
+
+@given(st.lists(words, min_size=1), st.lists(words))
+def test_numbers_are_always_finite(training, serving) -> None:
+    for feature in (Number(column="x"), Number(column="x", log1p=True, lowest=-1, highest=10)):
+        assert np.isfinite(encode_number(feature, learn(feature, training), serving)).all()
+
+
+def test_a_missing_or_infinite_number_is_the_mean() -> None:
+    feature = Number(column="x", highest=1e9)
+    learned = learn(feature, [1.0, 3.0])
+    assert encode_number(feature, learned, [2.0, None, "x", float("nan"), 3.0]).tolist() == [0.0, 0.0, 0.0, 0.0, 1.0]
+
+
+def test_a_hash_code_is_the_same_in_every_process() -> None:
+    codes = Codes(Hash(column="x", buckets=1000), Learned(), 0).encode(["alpha", "beta", None])
+    assert codes[:, 0].tolist() == [948, 428, 0]

@@ -1,0 +1,118 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from toy_world import Toy
+
+from tamis.nets.contrast import _BatchMaker, batch_loss, contrast_loss, corrected
+from tamis.nets.draws import Drawer, acted_rows
+from tamis.nets.plans import TrainingPlan
+from tamis.nets.tower import Towers, hide, id_fields, numbers_of
+from tamis.nets.tower_plan import ContrastPlan, TowerPlan
+
+
+def plan_of(**changes) -> ContrastPlan:
+    values = {
+        "towers": TowerPlan(embedding_size=4, user_layers=(8,), item_layers=(8,), vector_size=4),
+        "training": TrainingPlan(threads=1),
+        "positives": ("click",),
+        "temperature": 0.2,
+        "log_q": 1.0,
+        "extra_negatives": 10,
+        "extra_exponent": 0.75,
+        "unknown_share": 0.0,
+    }
+    return ContrastPlan(**(values | changes))
+
+
+def loss_of(positive: float, *negatives: float) -> float:
+    return contrast_loss(torch.tensor([positive]), torch.logsumexp(torch.tensor([negatives]), 1)).item()
+
+
+def test_the_loss_is_the_cross_entropy_of_the_list() -> None:
+    assert loss_of(0.8, 0.1, -0.2) == pytest.approx(0.622974, abs=1e-6)
+    assert loss_of(0.3, 0.3, 0.3, 0.3) == pytest.approx(math.log(4), abs=1e-6)
+    for n in (3, 127, 1023):
+        assert loss_of(1.0, *[-1.0] * n) == pytest.approx(math.log(1 + n * math.exp(-2)), abs=1e-5)
+
+
+def test_with_one_negative_it_is_the_logistic_triplet_loss() -> None:
+    for sigma in (1.0, 10.0):
+        assert loss_of(0.8 * sigma, 0.3 * sigma) == pytest.approx(math.log(1 + math.exp(sigma * (0.3 - 0.8))), abs=1e-6)
+
+
+def test_the_correction_undoes_popularity() -> None:
+    log_p = torch.log(torch.tensor([0.9, 0.1]))
+    logits = corrected(torch.tensor([0.5, 0.5]), log_p, 1.0, 1.0)
+    torch.testing.assert_close(logits, torch.tensor([0.605361, 2.802585]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.softmax(logits, 0), torch.tensor([0.1, 0.9]), atol=1e-5, rtol=0)
+    hot, cold = logits.tolist()
+    assert loss_of(hot, cold) == pytest.approx(2.302585, abs=1e-5)
+    assert loss_of(cold, hot) == pytest.approx(0.105361, abs=1e-5)
+
+
+def test_only_the_ratios_of_the_frequencies_count() -> None:
+    cosine, log_p = torch.tensor([0.2, -0.4, 0.9]), torch.log(torch.tensor([0.2, 0.5, 0.3]))
+    plain = corrected(cosine, log_p, 0.5, 1.0)
+    torch.testing.assert_close(torch.exp(plain), torch.exp(cosine / 0.5) / torch.exp(log_p))
+    scaled = corrected(cosine, log_p + 1.7, 0.5, 1.0)
+    assert loss_of(*scaled.tolist()) == pytest.approx(loss_of(*plain.tolist()), abs=1e-6)
+    even = corrected(cosine, torch.full((3,), math.log(1 / 3)), 0.5, 1.0)
+    assert loss_of(*even.tolist()) == pytest.approx(loss_of(*(cosine / 0.5).tolist()), abs=1e-6)
+    torch.testing.assert_close(corrected(cosine, log_p, 0.5, 0.0), cosine / 0.5)
+
+
+@pytest.fixture(scope="module")
+def made(toy: Toy):
+    plan = plan_of()
+    towers = Towers(toy.inputs.layout, plan.towers, numbers_of(toy.inputs), 1)
+    samples = toy.inputs.train
+    drawer = Drawer(samples, acted_rows(samples, ["click"]), 240, (10, 0.75), 1)
+    return towers, drawer, _BatchMaker(toy.inputs, drawer, plan, 1), plan
+
+
+def test_the_batch_loss_is_what_a_loop_over_the_positives_says(toy: Toy, made) -> None:
+    towers, _, maker, plan = made
+    towers.eval()
+    batch = maker.batch(np.arange(40))
+    users = towers.users(batch.user_codes, batch.user_dense, batch.history_codes).detach()
+    items = towers.items(batch.item_codes, batch.item_dense).detach()
+    terms = []
+    for request, column in zip(batch.request_of.tolist(), batch.column_of.tolist(), strict=True):
+        scores = [
+            float(users[request] @ items[c]) / plan.temperature - float(batch.log_frequency[c])
+            for c in range(len(items))
+        ]
+        others = [
+            math.exp(scores[c]) * math.exp(float(batch.log_times[c]))
+            for c in range(len(items))
+            if not batch.known[request, c]
+        ]
+        terms.append(-math.log(math.exp(scores[column]) / (math.exp(scores[column]) + sum(others))))
+    assert batch_loss(towers, batch, plan).item() == pytest.approx(np.mean(terms), rel=1e-4)
+
+
+def test_a_batch_without_any_negative_has_a_finite_gradient(made) -> None:
+    towers, drawer, maker, plan = made
+    towers.train()
+    batch = maker.batch(np.flatnonzero(drawer.per_request)[:2])
+    batch = batch._replace(known=torch.ones_like(batch.known))
+    loss = batch_loss(towers, batch, plan)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+    assert all(torch.isfinite(w.grad).all() for w in towers.parameters() if w.grad is not None)
+    towers.zero_grad()
+    towers.table.taken.clear()
+
+
+def test_hiding_replaces_the_id_and_nothing_else(toy: Toy) -> None:
+    users, items = id_fields(toy.inputs)
+    assert [field.name for field in (*users, *items)] == ["user.user_id", "item.item_id"]
+    codes = toy.inputs.catalog.column("codes", np.arange(240))
+    hidden = codes.copy()
+    hide(hidden, items, 0.5, np.random.default_rng(0))
+    changed = (hidden != codes).any(axis=0)
+    assert changed.tolist() == [column == items[0].start for column in range(codes.shape[1])]
+    share = (hidden[:, items[0].start] == items[0].offset).mean()
+    assert 0.35 < share < 0.65

@@ -1,0 +1,125 @@
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from toy_world import Toy
+
+from tamis.data.samples import Samples, Timeline
+from tamis.errors import ConfigError
+from tamis.nets.draws import Drawer, draw_probabilities, acted_rows
+
+
+def samples_of(rows: list[tuple[int, list[int], list[int]]], users: int, past: list[tuple[int, int]] = ()) -> Samples:
+    """Requests (user, items shown, items clicked) at times 1, 2, …; past: (user, item) clicked at time 0."""
+    item = np.array([i for _, shown, _ in rows for i in shown], np.int32)
+    click = np.array([float(i in clicked) for _, shown, clicked in rows for i in shown], np.float32)
+    owners = np.array([user for user, _ in sorted(past)], np.int64)
+    timeline = Timeline(
+        np.array([i for _, i in sorted(past)], np.int32),
+        np.ones(len(past), np.uint8),
+        np.zeros(len(past)),
+        np.searchsorted(owners, np.arange(users + 1)),
+    )
+    count = len(rows)
+    return Samples(
+        user=np.array([user for user, _, _ in rows], np.int32),
+        time=1.0 + np.arange(count),
+        scene=np.zeros(count, np.int32),
+        scenes=("feed",),
+        context=pl.DataFrame({"row": np.arange(count)}),
+        history_start=np.zeros(count, np.int64),
+        history_end=np.zeros(count, np.int64),
+        first=np.concatenate([[0], np.cumsum([len(shown) for _, shown, _ in rows])]).astype(np.int64),
+        item=item,
+        position=np.full(len(item), -1, np.int16),
+        labels={"click": click},
+        timeline=timeline,
+    )
+
+
+def drawer_of(samples: Samples, items: int, extra: int = 0, exponent: float = 0.75, seed: int = 0) -> Drawer:
+    return Drawer(samples, acted_rows(samples, ["click"]), items, (extra, exponent), seed)
+
+
+def test_the_power_of_the_counts_lifts_rare_items() -> None:
+    clicks = np.array([1000, 100, 10])  # the slide has no "+ 1", hence the "− 1" here
+    np.testing.assert_allclose(draw_probabilities(clicks - 1, 0.75), [0.82682, 0.14703, 0.02615], atol=1e-5)
+    np.testing.assert_allclose(draw_probabilities(clicks - 1, 1.0), [0.90090, 0.09009, 0.00901], atol=1e-5)
+    np.testing.assert_allclose(draw_probabilities(clicks, 0.0), 1 / 3)
+    assert draw_probabilities(np.array([5, 0]), 0.75)[1] > 0
+    assert draw_probabilities(np.array([], np.int64), 0.75).shape == (0,)
+
+
+def test_extra_items_come_up_as_often_as_they_should() -> None:
+    rows = [(0, [0], [0])] * 30 + [(0, [1], [1])] * 3
+    draw = drawer_of(samples_of(rows, 1), items=3, extra=200_000).draw(np.array([0]))
+    share = np.exp(draw.log_times) / 200_001
+    np.testing.assert_allclose(share, draw_probabilities(np.array([30, 3, 0]), 0.75), atol=4e-3)
+
+
+def test_a_batch_of_n_different_pairs_has_n_times_n_minus_one_negatives() -> None:
+    samples = samples_of([(user, [user], [user]) for user in range(7)], 7)
+    draw = drawer_of(samples, items=9).draw(np.arange(7))
+    assert draw.known.shape == (7, 7)
+    assert int((~draw.known).sum()) == 7 * 6
+    assert (~draw.known).sum(axis=1).tolist() == [6] * 7
+    assert draw.items[draw.column_of].tolist() == list(range(7))
+
+
+def test_nothing_that_the_user_was_shown_or_did_before_is_a_negative() -> None:
+    # The slide: five of eighty browsed, one and five clicked. Another user brings 2 to 5, 9 and 70 into the batch.
+    samples = samples_of([(0, [1, 2, 3, 4, 5], [1, 5]), (1, [2, 3, 4, 9, 70], [2, 3, 4, 9, 70])], 2, past=[(0, 9)])
+    draw = drawer_of(samples, items=80).draw(np.array([0, 1]))
+    assert draw.items[draw.column_of][draw.request_of == 0].tolist() == [1, 5]
+    assert draw.items[~draw.known[0]].tolist() == [70]
+    assert draw.items[~draw.known[1]].tolist() == [1, 5]
+
+
+def test_what_happened_after_the_last_request_masks_nothing() -> None:
+    samples = samples_of([(0, [1], [1]), (1, [2], [2])], 2, past=[(0, 2)])
+    later = replace(samples.timeline, time=np.array([99.0]))
+    assert drawer_of(samples, items=3).draw(np.array([0, 1])).known[0].tolist() == [True, True]
+    after = drawer_of(replace(samples, timeline=later), items=3).draw(np.array([0, 1]))
+    assert after.known[0].tolist() == [True, False]
+
+
+def test_the_frequency_is_that_of_positives_and_extra_draws_together(toy: Toy) -> None:
+    samples = toy.inputs.train
+    positive = acted_rows(samples, ["click"])
+    counts = np.bincount(samples.item[positive], minlength=240)
+    requests = np.arange(200)
+    plain = drawer_of(samples, 240).draw(requests)
+    np.testing.assert_allclose(np.exp(plain.log_frequency), counts[plain.items] / counts.sum(), rtol=1e-5)
+    mixed = drawer_of(samples, 240, extra=100).draw(requests)
+    own = len(mixed.column_of)
+    wanted = own * counts / counts.sum() + 100 * draw_probabilities(counts, 0.75)
+    np.testing.assert_allclose(np.exp(mixed.log_frequency), (wanted / (own + 100))[mixed.items], rtol=1e-5)
+    assert np.exp(mixed.log_times).sum() == pytest.approx(own + 100, rel=1e-5)
+
+
+def test_all_positives_of_all_requests_come_once_an_epoch(toy: Toy) -> None:
+    samples = toy.inputs.train
+    drawer = drawer_of(samples, 240)
+    rows = acted_rows(samples, ["click"])
+    assert drawer.per_request.sum() == rows.sum()
+    got = [
+        item
+        for at in range(len(samples))
+        for draw in (drawer.draw(np.array([at])),)
+        for item in draw.items[draw.column_of]
+    ]
+    assert sorted(got) == sorted(samples.item[rows].tolist())
+
+
+def test_the_same_seed_draws_the_same_items(toy: Toy) -> None:
+    one, same, other = (drawer_of(toy.inputs.train, 240, 50, seed=seed).draw(np.arange(5)).items for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert len(one) != len(other) or (one != other).any()
+
+
+def test_actions_that_the_data_does_not_know_are_an_error(toy: Toy) -> None:
+    with pytest.raises(ConfigError, match=r"positives \['purchase'\].*click"):
+        acted_rows(toy.inputs.train, ["purchase"])
+    both = acted_rows(toy.inputs.train, ["purchase", "like"])
+    assert both.sum() == toy.inputs.train.labels["like"].sum()

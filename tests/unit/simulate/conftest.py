@@ -1,0 +1,8 @@
+import pytest
+
+from tamis.simulate.world import World, WorldConfig
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    return World.generate(WorldConfig.tiny())
