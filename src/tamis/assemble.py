@@ -75,13 +75,13 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
 
 
 class StageConfig(Config, frozen=True):
-    """One stage; see funnel.Stage. limit 0 = the size that the request asks for."""
+    """One stage; see funnel.Stage."""
 
-    limit: int = 0
-    budget_ms: float = 0.0
-    optional: bool = False
-    parallel: bool = False
-    steps: dict[str, AnyStep] = {}
+    limit: int = 0  # most rows that leave; 0 = the size that the request asks for
+    budget_ms: float = 0.0  # sources not done by then are dropped; 0 = none
+    optional: bool = False  # on an outage rows pass through unchanged
+    parallel: bool = False  # run neighbouring sources in threads; pays only for remote ones
+    steps: dict[str, AnyStep] = {}  # name → step; the name is used in traces, reports and patches
 
 
 class FunnelConfig(Config, frozen=True):
@@ -94,37 +94,36 @@ class FunnelConfig(Config, frozen=True):
 
 
 class TrainConfig(Config, frozen=True):
-    """How training runs. gate: the page NDCG@10 may be at most this share below the served bundle's to be published."""
+    """How training runs."""
 
-    seed: int = 7
-    interest_actions: tuple[str, ...] = ("click", "like", "collect", "share")
-    gate: float = 0.2
-    keep_bundles: int = 5
-    threads: int = 0  # 0 = all cores
+    seed: int = 7  # of everything that is drawn
+    interest_actions: tuple[str, ...] = ("click", "like", "collect", "share")  # one point of interest each
+    gate: float = 0.2  # the page NDCG@10 may be this share below the served bundle's and still be published
+    keep_bundles: int = 5  # older ones are deleted
 
 
 class EvaluateConfig(Config, frozen=True):
-    """How much of the held-out days is used. positive: the actions that count as relevant."""
+    """How much of the held-out days is used."""
 
-    positive: tuple[str, ...] = ("click",)
-    most_users: int = 1000
-    most_requests: int = 20_000
-    new_days: float = 1.0
+    positive: tuple[str, ...] = ("click",)  # actions that make an item relevant
+    most_users: int = 1000  # users whose pages are judged, drawn by the seed
+    most_requests: int = 20_000  # logged requests on which the heads are judged
+    new_days: float = 1.0  # an item is new for this long
 
 
 class ServingConfig(Config, frozen=True):
-    """The server's limits. threads: blocking engine calls at once per worker; queue: calls that may wait for one."""
+    """The server and its limits."""
 
-    host: str = "127.0.0.1"
-    rest_port: int = 8080
-    workers: int = 1
-    threads: int = 1
-    queue: int = 64
-    deadline_ms: float = 500.0
-    most_items: int = 200
-    most_events: int = 1000
-    most_body_bytes: int = 1 << 20
-    reload_seconds: float = 1.0
+    host: str = "127.0.0.1"  # address to listen on
+    rest_port: int = 8080  # port of the REST server
+    workers: int = 1  # processes
+    threads: int = 1  # engine calls at once per worker
+    queue: int = 64  # calls that may wait for one; more are refused with 429
+    deadline_ms: float = 500.0  # a call that has not begun by then is answered with 504
+    most_items: int = 200  # largest page
+    most_events: int = 1000  # events of one call
+    most_body_bytes: int = 1 << 20  # larger bodies are refused with 413
+    reload_seconds: float = 1.0  # how often a newer bundle is looked for
 
 
 class ProjectConfig(Config, frozen=True):

@@ -133,6 +133,6 @@ def oracle_of(world: World) -> Oracle:
 
     def oracle(user: str, items: list[str], now: float) -> NDArray[np.float64]:
         truth = world.preference(World.numbers([user]), World.numbers(items)[None, :], np.array([now]))
-        return truth["click"][0]
+        return np.asarray(truth["click"][0])
 
     return oracle

@@ -153,11 +153,11 @@ def test_a_stop_lets_the_call_under_way_finish_and_a_taken_port_is_refused(serve
     assert again.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in again.stderr
     seen: list[int] = []
-    slow = put_bundle(server.bundles, slow_ms=1000.0)
+    slow = put_bundle(server.bundles, slow_ms=600.0)
     until(lambda: all(server.get("/healthz").json()["bundle"] == slow for _ in range(12)), "the slow bundle everywhere")
     caller = threading.Thread(target=lambda: seen.append(server.recommend().status_code))
     caller.start()
-    time.sleep(0.3)  # the call is under way now
+    time.sleep(0.2)  # the call is under way now
     server.process.terminate()
     caller.join()
     assert seen == [200]
@@ -176,3 +176,12 @@ def test_bad_calls_over_a_socket_are_refused_like_in_process(server: Server) -> 
     assert post(url, json={"user_id": "u1", "size": 10**9}).json()["error"]["field"] == "size"
     assert server.get("/v1/nothing").json()["error"]["code"] == "not_found"
     assert server.recommend().status_code == 200
+
+
+def test_workers_do_not_outlive_a_parent_that_was_killed(server: Server) -> None:
+    put_bundle(server.bundles)
+    until(lambda: answers(server, "/readyz") == 200, "all workers to be ready")
+    workers = server.workers()
+    server.process.kill()
+    until(lambda: not any(worker.is_running() for worker in workers), "the workers to stop")
+    assert answers(server, "/healthz") == 0

@@ -10,6 +10,7 @@ from tamis.data.samples import Samples
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Row
 from tamis.features.inputs import Progress
+from tamis.rank.multitask import Multitask
 from tamis.stages import Scorer
 from tamis.types import Candidates
 
@@ -42,7 +43,7 @@ def judge_heads(past: Past, samples: Samples, most_requests: int, progress: Prog
     progress("evaluate heads", len(rows), len(rows))
     truth = {name: np.concatenate(parts) for name, parts in labels.items()}
     scores = {name: np.concatenate(parts) for name, parts in predicted.items()}
-    gated = getattr(ranker, "gated_heads", ())
+    gated = ranker.facts.per_click if isinstance(ranker, Multitask) else ()
     return _judge(truth, scores, np.concatenate(users), gated), len(rows)
 
 

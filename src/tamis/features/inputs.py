@@ -70,9 +70,12 @@ class Inputs:
         codes = [ACTION_CODE[name] for name in self.interest_actions]
         chosen = np.isin(self.events.action, codes)
         pair = self.events.user[chosen].astype(np.int64) * shape[1] + self.events.item[chosen]
-        kinds = np.unique(pair * len(ACTIONS) + self.events.action[chosen]) // len(ACTIONS)
-        pairs, points = np.unique(kinds, return_counts=True)
-        return csr_matrix((points.astype(np.float32), (pairs // shape[1], pairs % shape[1])), shape=shape)
+        kinds = np.sort(pair * len(ACTIONS) + self.events.action[chosen])
+        pairs = kinds[np.diff(kinds, prepend=-1) > 0] // len(ACTIONS)  # each kind once; ascending, so row by row
+        firsts = np.flatnonzero(np.diff(pairs, prepend=-1))
+        points = np.diff(firsts, append=len(pairs)).astype(np.float32)
+        users, items = np.divmod(pairs[firsts], shape[1])
+        return csr_matrix((points, items, np.searchsorted(users, np.arange(shape[0] + 1))), shape=shape)
 
     def sides(self, samples: Samples) -> Sides:
         """The changing sides of `samples`, computed at the first call and kept."""

@@ -117,11 +117,11 @@ Side = Literal["user", "context", "item"]
 
 
 class HistoryConfig(Config, frozen=True):
-    """The last-N sequence. fields: item features whose embeddings make up an entry."""
+    """The last-N sequence."""
 
-    actions: tuple[str, ...] = ("click", "like", "collect", "share", "comment", "follow", "long_view")
-    length: int = 50
-    fields: tuple[str, ...] = ("item_id", "author", "category")
+    actions: tuple[str, ...] = ("click", "like", "collect", "share", "comment", "follow", "long_view")  # its entries
+    length: int = 50  # newest entries that the nets see
+    fields: tuple[str, ...] = ("item_id", "author", "category")  # item features that make up an entry
 
     def __post_init__(self) -> None:
         if self.length < 1:

@@ -72,20 +72,12 @@ def batch_loss(towers: Towers, batch: ContrastBatch, plan: ContrastPlan) -> Tens
     """The mean loss of the batch's positives."""
     users = towers.users(batch.user_codes, batch.user_dense, batch.history_codes)
     items = towers.items(batch.item_codes, batch.item_dense)
-    logits = corrected(users @ items.T, batch.log_frequency, plan.temperature, plan.log_q)
-    positive = logits[batch.request_of, batch.column_of]
-    negative = (logits + batch.log_times).masked_fill(batch.known, _MASKED)
-    return contrast_loss(positive, torch.logsumexp(negative, 1)[batch.request_of])
-
-
-def corrected(cosine: Tensor, log_frequency: Tensor, temperature: float, log_q: float) -> Tensor:
-    """cos/τ − β·log p, per column."""
-    return cosine / temperature - log_q * log_frequency
-
-
-def contrast_loss(positive: Tensor, negatives: Tensor) -> Tensor:
-    """Mean of −log softmax of the positive's logit; negatives: [p] logsumexp of each one's negatives."""
-    return nn.functional.softplus(negatives - positive).mean()
+    # One product makes the logits of all negatives, each as often as it was drawn; a positive counts once.
+    bias = batch.log_times - plan.log_q * batch.log_frequency
+    logits = torch.addmm(bias, users / plan.temperature, items.T)
+    positive = logits[batch.request_of, batch.column_of] - batch.log_times[batch.column_of]
+    negatives = torch.logsumexp(logits.masked_fill(batch.known, _MASKED), 1)
+    return nn.functional.softplus(negatives[batch.request_of] - positive).mean()
 
 
 class _BatchMaker:

@@ -111,7 +111,8 @@ class _Pairs:
         past = timeline.time < end  # what came later must not shape the training
         shown = np.repeat(samples.user, np.diff(samples.first)).astype(np.int64) * items + samples.item
         done = owner[past] * items + timeline.item[past]
-        pairs = np.unique(np.concatenate([shown, done]))
+        pairs = np.sort(np.concatenate([shown, done]))  # np.unique hashes, which is slow for such keys
+        pairs = pairs[np.diff(pairs, prepend=-1) != 0]
         users = max(int(samples.user.max(initial=-1)) + 1, len(timeline.starts) - 1)
         self._item = pairs % max(1, items)
         self._starts = np.searchsorted(pairs, np.arange(users + 1) * items)

@@ -23,7 +23,8 @@ class Table(nn.Module):
 
     def __init__(self, rows: int, size: int, generator: torch.Generator) -> None:
         super().__init__()
-        weight = torch.randn(rows, size, generator=generator) * INITIAL_SPREAD
+        weight = torch.from_numpy(np.empty((rows, size), np.float32))  # NumPy asks for huge pages, torch does not
+        weight.normal_(0.0, INITIAL_SPREAD, generator=generator)
         weight[0] = 0.0
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.taken: list[tuple[NDArray[np.int32], NDArray[np.int64], Tensor]] = []

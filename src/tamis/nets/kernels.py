@@ -58,14 +58,13 @@ def sum_by_code(
     marks: (place [table rows], codes [room], count): place[code] = i + 1 or 0, the distinct codes, how many there are.
     """
     place, distinct, count = marks
-    size = sums.shape[1]
+    size, one = sums.shape[1], sums.dtype.type(1)
     for row in range(codes.shape[0]):
         for field in range(len(starts) - 1):
             at = field * size
             first, last = starts[field], starts[field + 1]
-            share = 1.0
-            if last > first + 1:
-                share = 1.0 / max(1, np.count_nonzero(codes[row, first:last]))
+            there = 1 if last == first + 1 else int(np.count_nonzero(codes[row, first:last]))
+            slope = gradient[row, at : at + size]
             for column in range(first, last):
                 code = codes[row, column]
                 if code == 0:
@@ -76,11 +75,15 @@ def sum_by_code(
                     distinct[i] = code
                     count += 1
                     place[code] = count
+                    sums[i] = 0
+                total = sums[i]
+                if there == 1:
                     for k in range(size):
-                        sums[i, k] = gradient[row, at + k] * share
+                        total[k] += slope[k]
                 else:
+                    share = one / sums.dtype.type(there)
                     for k in range(size):
-                        sums[i, k] += gradient[row, at + k] * share
+                        total[k] += slope[k] * share
     return count
 
 
@@ -96,17 +99,19 @@ def adam_rows(
 
     rates: (step size with both bias corrections, epsilon times the second one's root, beta1, beta2, l2).
     """
-    step, epsilon, beta1, beta2, l2 = rates
-    size = table.shape[1]
+    kind, size = table.dtype.type, table.shape[1]
+    step, epsilon, l2 = kind(rates[0]), kind(rates[1]), kind(rates[4])
+    beta1, beta2, rest1, rest2 = kind(rates[2]), kind(rates[3]), kind(1.0 - rates[2]), kind(1.0 - rates[3])
     for i in range(len(distinct)):
         code = distinct[i]
+        weight, first, second, slope = table[code], moments[code, 0], moments[code, 1], sums[i]
         for k in range(size):
-            gradient = sums[i, k] + l2 * table[code, k]
-            first = beta1 * moments[code, 0, k] + (1.0 - beta1) * gradient
-            second = beta2 * moments[code, 1, k] + (1.0 - beta2) * gradient * gradient
-            moments[code, 0, k] = first
-            moments[code, 1, k] = second
-            table[code, k] -= step * first / (np.sqrt(second) + epsilon)
+            gradient = slope[k] + l2 * weight[k]
+            mean = beta1 * first[k] + rest1 * gradient
+            square = beta2 * second[k] + rest2 * gradient * gradient
+            first[k] = mean
+            second[k] = square
+            weight[k] -= step * mean / (np.sqrt(square) + epsilon)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -121,15 +126,15 @@ def adagrad_rows(
 
     rates: (learning rate, epsilon, l2).
     """
-    rate, epsilon, l2 = rates
-    size = table.shape[1]
+    kind, size = table.dtype.type, table.shape[1]
+    rate, epsilon, l2 = kind(rates[0]), kind(rates[1]), kind(rates[2])
     for i in range(len(distinct)):
         code = distinct[i]
-        total = 0.0
+        total = kind(0)
         for k in range(size):
             gradient = sums[i, k] + l2 * table[code, k]
             total += gradient * gradient
-        squares[code] += total / size
+        squares[code] += total / kind(size)
         scale = rate / (np.sqrt(squares[code]) + epsilon)
         for k in range(size):
             table[code, k] -= scale * (sums[i, k] + l2 * table[code, k])

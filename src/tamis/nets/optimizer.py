@@ -9,6 +9,7 @@ from torch import nn
 
 from tamis.nets import kernels
 from tamis.nets.embed import Table
+from tamis.nets.parallel import Span, side_by_side, spans
 from tamis.nets.plans import TrainingPlan
 
 BETAS = (0.9, 0.999)
@@ -67,9 +68,15 @@ class _Rows:
         if self._plan.embedding_optimizer == "adam":
             root = math.sqrt(1.0 - BETAS[1] ** self._steps)
             step = rate * root / (1.0 - BETAS[0] ** self._steps)
-            kernels.adam_rows(self._weight, self._state, distinct, sums, (step, EPSILON * root, *BETAS, l2))
+            kernel, rates = kernels.adam_rows, (step, EPSILON * root, *BETAS, l2)
         else:
-            kernels.adagrad_rows(self._weight, self._state, distinct, sums, (rate, EPSILON, l2))
+            kernel, rates = kernels.adagrad_rows, (rate, EPSILON, l2)
+
+        def work(_: int, part: Span) -> None:
+            rows = slice(*part)
+            kernel(self._weight, self._state, distinct[rows], sums[rows], rates)
+
+        side_by_side(spans(np.arange(count + 1)) if count else [], work)
 
     def _sum_gradients(self) -> int:
         """Fills the distinct codes and the sum of each one's gradients; how many there are."""

@@ -29,3 +29,21 @@ class TrainingPlan:
     threads: int = 2
     prefetch: bool = True
     log_every_steps: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class MultitaskShape:
+    """How the fine ranker's net looks.
+
+    embedding_size, attention_hidden: multiples of 4.   attention: see `nets.sequence`.
+    experts: nets that the tasks share, 1 = a shared bottom.   expert_hidden, tower_hidden: widths of their layers.
+    gate_dropout: share of gate weights masked in training, against gates that pick a single expert.
+    """
+
+    embedding_size: int = 16
+    attention: Literal["din", "dot", "mean"] = "din"
+    attention_hidden: int = 36
+    experts: int = 4
+    expert_hidden: tuple[int, ...] = (128, 64)
+    tower_hidden: tuple[int, ...] = (32,)
+    gate_dropout: float = 0.1

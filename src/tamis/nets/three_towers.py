@@ -12,6 +12,7 @@ own: both layers can form it from u∘v. With one user, the part of `first` for 
 u∘v are one matrix, so that a candidate costs three small products (`Join.served`). (Wang et al., "COLD", DLP-KDD 2020.)
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -26,7 +27,10 @@ from tamis.features.inputs import Inputs
 from tamis.nets.batch import TensorBatch, tensors
 from tamis.nets.embed import Standardize
 from tamis.nets.export import export
+from tamis.nets.heads import HeadPlan, Targets, loss, starts
+from tamis.nets.layers import linear
 from tamis.nets.loop import Problem, Report, train
+from tamis.nets.spread import Rows, spread
 from tamis.nets.tower import Towers, export_towers, hide, id_fields, numbers_of
 from tamis.nets.tower_plan import LightPlan
 
@@ -36,20 +40,20 @@ JOIN_INPUTS: Final = ("user", "items", "dynamic")
 class Join(nn.Module):
     """The cross tower, and the layers where the three vectors meet."""
 
-    def __init__(self, dynamic: NDArray[np.float32], plan: LightPlan) -> None:
+    def __init__(self, dynamic: NDArray[np.float32], plan: LightPlan, generator: torch.Generator) -> None:
         super().__init__()
         self.width = plan.towers.vector_size
         self.scale = float(self.width) ** 0.5
         self.numbers = Standardize(dynamic)
         sizes = (dynamic.shape[1], *plan.cross_layers)
-        self.cross = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
-        self.first = nn.Linear(3 * self.width + plan.cross_layers[-1], plan.join_size)
-        self.heads = nn.Linear(plan.join_size, len(plan.heads))
-        self.direct = nn.Linear(self.width, len(plan.heads), bias=False)
+        self.cross = nn.ModuleList(linear(before, after, generator) for before, after in pairwise(sizes))
+        self.first = linear(3 * self.width + plan.cross_layers[-1], plan.join_size, generator)
+        self.heads = linear(plan.join_size, len(plan.heads), generator)
+        self.direct = linear(self.width, len(plan.heads), generator, bias=False)
 
-    def forward(self, users: Tensor, items: Tensor, dynamic: Tensor, row_of: Tensor) -> Tensor:
-        """[n, heads] logits: users [r, d], items [n, d], dynamic [n, s], candidate j belonging to user row_of[j]."""
-        user, item = users[row_of] * self.scale, items * self.scale
+    def forward(self, users: Tensor, items: Tensor, dynamic: Tensor, rows: Rows) -> Tensor:
+        """[n, heads] logits: users [r, d], items [n, d], dynamic [n, s]."""
+        user, item = spread(users, rows) * self.scale, items * self.scale
         both = user * item
         hidden = torch.relu(self.first(torch.cat([user, item, self._crossed(dynamic), both], 1)))
         logits: Tensor = self.heads(hidden) + self.direct(both)
@@ -67,6 +71,11 @@ class Join(nn.Module):
         rates: Tensor = torch.sigmoid(self.heads(hidden) + direct)
         return rates
 
+    def start_at(self, logits: Sequence[float]) -> None:
+        """Sets the last biases, so that training begins at the heads' mean rates."""
+        with torch.no_grad():
+            self.heads.bias.copy_(torch.tensor(logits))
+
     def _crossed(self, dynamic: Tensor) -> Tensor:
         out: Tensor = self.numbers(dynamic)
         for layer in self.cross:
@@ -80,15 +89,14 @@ class ThreeTowers(nn.Module):
     def __init__(self, inputs: Inputs, plan: LightPlan, seed: int) -> None:
         super().__init__()
         self.towers = Towers(inputs.layout, plan.towers, numbers_of(inputs), seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + 1)
-            self.join = Join(inputs.sides(inputs.train).dynamic, plan)
+        generator = torch.Generator().manual_seed(seed + 1)
+        self.join = Join(inputs.sides(inputs.train).dynamic, plan, generator)
 
     def forward(self, batch: TensorBatch) -> Tensor:
         """[n, heads]."""
         users = self.towers.users(batch.user_codes, batch.user_dense, batch.history_codes)
         items = self.towers.items(batch.item_codes, batch.item_dense)
-        logits: Tensor = self.join(users, items, batch.item_dynamic, batch.row_of)
+        logits: Tensor = self.join(users, items, batch.item_dynamic, Rows.of(batch.row_of, len(users)))
         return logits
 
 
@@ -103,20 +111,22 @@ class _Served(nn.Module):
 
 def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -> Report:
     """Trains on the shown rows of `inputs.train`, acted on or not; writes user.onnx, item.onnx and join.onnx."""
-    net = ThreeTowers(inputs, plan, seed)
+    net, heads = ThreeTowers(inputs, plan, seed), head_plan(plan)
+    net.join.start_at(starts(heads, inputs.train))
     users, items = id_fields(inputs)
     random = np.random.default_rng((seed, 1))
 
-    def batch(requests: NDArray[np.int64]) -> TensorBatch:
+    def batch(requests: NDArray[np.int64]) -> tuple[TensorBatch, Targets]:
         made: NetBatch = inputs.batch(inputs.train, requests)
         hide(made.user_codes, users, plan.unknown_share, random)
         hide(made.item_codes, items, plan.unknown_share, random)
-        return tensors(made)
+        whole = tensors(made)
+        return whole, heads.targets(whole.labels)
 
     problem = Problem(
         rows=np.diff(inputs.train.first),
         batch=batch,
-        loss=lambda made: heads_loss(net(made), made, plan),
+        loss=lambda pair: loss(net(pair[0]).T, pair[1]),
         judge=lambda: _judged(net, inputs, plan),
         name="three towers",
         progress=inputs.progress,
@@ -124,6 +134,11 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
     report = train(net, problem, plan.training, seed)
     export_three_towers(net, inputs, folder)
     return report
+
+
+def head_plan(plan: LightPlan) -> HeadPlan:
+    """The heads as the ranking nets know them: one loss and one click mask for both."""
+    return HeadPlan(plan.heads, frozenset(plan.per_click), {}, "ratio")
 
 
 def export_three_towers(net: ThreeTowers, inputs: Inputs, folder: Path) -> None:
@@ -136,22 +151,6 @@ def export_three_towers(net: ThreeTowers, inputs: Inputs, folder: Path) -> None:
     export(_Served(net.join), example, ["rates"], folder / "join.onnx", rows)
 
 
-def heads_loss(logits: Tensor, batch: TensorBatch, plan: LightPlan) -> Tensor:
-    """The mean over rows of the summed cross-entropy of the heads.
-
-    A row that was not clicked adds nothing to a head that is a rate per click.
-    """
-    clicked = batch.labels["click"] > 0 if "click" in plan.heads else None
-    total = logits.new_zeros(())
-    for column, name in enumerate(plan.heads):
-        wanted = (batch.labels[name] > 0).to(logits.dtype)
-        terms = nn.functional.binary_cross_entropy_with_logits(logits[:, column], wanted, reduction="none")
-        if name in plan.per_click and clicked is not None:
-            terms = terms * clicked
-        total = total + terms.mean()
-    return total
-
-
 def _judged(net: ThreeTowers, inputs: Inputs, plan: LightPlan) -> float:
     """Minus the loss on some validation requests; 0 when they lack a head's label or there are none."""
     valid = inputs.valid
@@ -161,6 +160,6 @@ def _judged(net: ThreeTowers, inputs: Inputs, plan: LightPlan) -> float:
     total, count = 0.0, 0
     for start in range(0, len(requests), 256):
         batch = tensors(inputs.batch(valid, requests[start : start + 256]))
-        total += float(heads_loss(net(batch), batch, plan)) * len(batch.row_of)
+        total += float(loss(net(batch).T, head_plan(plan).targets(batch.labels))) * len(batch.row_of)
         count += len(batch.row_of)
     return -total / max(1, count)

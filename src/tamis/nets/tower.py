@@ -19,6 +19,7 @@ from tamis.features.layout import Field, Layout
 from tamis.features.spec import Id
 from tamis.nets.embed import Standardize, Table, widths_of
 from tamis.nets.export import export
+from tamis.nets.layers import linear
 from tamis.nets.tower_plan import TowerPlan
 
 USER_INPUTS = ("user_codes", "user_dense", "history_codes")
@@ -38,13 +39,14 @@ class Tower(nn.Module):
     """One side: embeddings and numbers side by side → hidden layers with ReLU → one vector of length 1."""
 
     def __init__(
-        self, widths: Sequence[int], numbers: NDArray[np.float32], layers: Sequence[int], plan: TowerPlan
+        self, widths: Sequence[int], numbers: NDArray[np.float32], sizes: Sequence[int], generator: torch.Generator
     ) -> None:
+        """sizes: of one embedding, of the hidden layers, of the vector."""
         super().__init__()
         self.widths = tuple(widths)
         self.numbers = Standardize(numbers)
-        sizes = (len(self.widths) * plan.embedding_size + numbers.shape[1], *layers, plan.vector_size)
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
+        sizes = (len(self.widths) * sizes[0] + numbers.shape[1], *sizes[1:])
+        self.layers = nn.ModuleList(linear(before, after, generator) for before, after in pairwise(sizes))
 
     def forward(self, table: Table, codes: Tensor, dense: Tensor) -> Tensor:
         """[n, vector_size] from codes [n, sum(widths)] and dense [n, ·]."""
@@ -60,12 +62,13 @@ class Towers(nn.Module):
 
     def __init__(self, layout: Layout, plan: TowerPlan, numbers: Numbers, seed: int) -> None:
         super().__init__()
-        self.table = Table(layout.table_size, plan.embedding_size, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        size, end = plan.embedding_size, plan.vector_size
         history = (layout.history_length,) * layout.history_codes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.user = Tower((*widths_of(layout.user_fields), *history), numbers.user, plan.user_layers, plan)
-            self.item = Tower(widths_of(layout.item_fields), numbers.item, plan.item_layers, plan)
+        user_widths = (*widths_of(layout.user_fields), *history)
+        self.table = Table(layout.table_size, size, generator)
+        self.user = Tower(user_widths, numbers.user, (size, *plan.user_layers, end), generator)
+        self.item = Tower(widths_of(layout.item_fields), numbers.item, (size, *plan.item_layers, end), generator)
 
     def users(self, user_codes: Tensor, user_dense: Tensor, history_codes: Tensor) -> Tensor:
         """[r, vector_size]."""

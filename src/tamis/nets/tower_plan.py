@@ -59,9 +59,9 @@ class ContrastPlan:
 class LightPlan:
     """How the three towers of pre-ranking look and are trained.
 
-    heads: names of the labels to predict.   per_click: those of them that are rates per click.   cross_layers: widths of the cross tower.   join_size: of the layer where
-    the three outputs meet.   unknown_share: as in ContrastPlan.   judge_requests: validation requests that are scored
-    after each epoch.
+    heads: names of the labels to predict.   per_click: those of them that are rates per click.
+    cross_layers: widths of the cross tower.   join_size: of the layer where the three outputs meet.
+    unknown_share: as in ContrastPlan.   judge_requests: validation requests that are scored after each epoch.
     """
 
     towers: TowerPlan

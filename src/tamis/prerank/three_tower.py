@@ -7,12 +7,14 @@ An item published since the bundle was made goes through the item tower once, wh
 Score: Σ over heads weight · P(head), where a head that is a rate per click counts as P(like) = p_click · p_like.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import msgspec
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
@@ -24,11 +26,13 @@ from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.item_vectors import FreshVectors, item_vectors
+from tamis.nets.labels import per_click_heads, unlearnable
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import LightPlan, TowerPlan
 from tamis.types import Candidates, Catalog, Columns, Query
 
+log = structlog.get_logger(__name__)
 _FACTS_FILE: Final = "three_tower.json"
 
 
@@ -36,7 +40,7 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
     """How the towers look and are trained, and what the score is made of."""
 
     heads: tuple[str, ...] = ("click", "like", "collect", "share")  # what is predicted; the data may know fewer
-    per_click: tuple[str, ...] = ("like", "collect", "share", "comment")  # heads that are rates per click
+    per_click: Literal["auto", "always", "never"] = "auto"  # learn likes and the like from clicked rows only
     weights: dict[str, float] = {}  # head → weight in the score; 1 where none is given
     vector_size: int = 32  # width of the user's and the items' vectors
     embedding_size: int = 16  # width of one feature's embedding
@@ -45,10 +49,10 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
     cross_layers: tuple[int, ...] = (16,)  # layers of the cross tower: it runs per candidate, keep it small
     join_size: int = 32  # width of the layer where the towers meet: it runs per candidate too
     pooling: str = "mean"  # of the history; nothing else can be computed once per request
-    unknown_share: float = 0.05  # share of rows trained without their id, for users and items that are new
+    unknown_share: float = 0.1  # share of rows trained without their id, for users and items that are new
     epochs: int = 3  # most passes over the shown rows
     patience: int = 1  # epochs without a better validation loss before stopping
-    batch_size: int = 4096  # rows per step
+    batch_size: int = 1024  # rows per step
     learning_rate: float = 1e-3  # of the layers
     embedding_learning_rate: float = 1e-3  # of the embedding table
     threads: int = 2  # of torch in training; another number gives other last digits
@@ -59,12 +63,12 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
         if unknown := sorted(set(self.weights) - set(self.heads)):
             raise ValueError(f"weights names {unknown}, not among the heads {list(self.heads)}")
         try:
-            self.plan(self.heads)
+            self.plan(self.heads, ())
         except ConfigError as error:
             raise ValueError(str(error)) from None  # so that the path of the section is put before it
 
-    def plan(self, heads: tuple[str, ...]) -> LightPlan:
-        """The same as values for the nets. Raises ConfigError for towers that cannot be."""
+    def plan(self, heads: tuple[str, ...], per_click: tuple[str, ...]) -> LightPlan:
+        """The same as values for the nets, for the heads that can be learnt. Raises ConfigError for what cannot be."""
         towers = TowerPlan(
             embedding_size=self.embedding_size,
             user_layers=self.user_layers,
@@ -84,7 +88,7 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
             towers=towers,
             training=training,
             heads=heads,
-            per_click=self.per_click,
+            per_click=per_click,
             cross_layers=self.cross_layers,
             join_size=self.join_size,
             unknown_share=self.unknown_share,
@@ -92,10 +96,16 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
 
 
 class ThreeTowerFacts(Config, frozen=True):
-    """What goes with the saved nets. heads: in the order of the net's outputs."""
+    """What goes with the saved nets.
+
+    heads: in the order of the net's outputs.   per_click: those that are rates per click.
+    dropped: configured heads that could not be learnt, with the reason.
+    """
 
     layout: Layout
     heads: tuple[str, ...]
+    per_click: tuple[str, ...]
+    dropped: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +122,22 @@ class ThreeTower:
 
     @classmethod
     def fit(cls, config: ThreeTowerConfig, inputs: Inputs, seed: int) -> Self:
-        """Trains on everything shown in `inputs.train`; a configured head that the data has no label for is left out.
+        """Trains on everything shown in `inputs.train`; a configured head that the data cannot teach is left out.
 
         Raises ConfigError when that leaves none, or when torch is not installed.
         """
-        heads = tuple(name for name in config.heads if name in inputs.train.labels)
+        dropped = unlearnable(config.heads, inputs.train)
+        heads = tuple(head for head in config.heads if head not in dropped)
         if not heads:
-            raise ConfigError(f"heads {list(config.heads)}: the training rows only have {sorted(inputs.train.labels)}")
+            raise ConfigError(f"three_tower.heads: nothing to learn from in the training rows: {dropped}")
+        if dropped:
+            log.warning("heads dropped", heads=dropped)
+        per_click = per_click_heads(config.per_click, heads, inputs.train)
         nets = NetFolder.temporary()
-        nets_module("three_towers").fit_three_towers(inputs, config.plan(heads), seed, nets.path)
+        nets_module("three_towers").fit_three_towers(inputs, config.plan(heads, per_click), seed, nets.path)
         user_tower, item_tower, join = _open(nets.path)
         vectors = item_vectors(item_tower, inputs.catalog.features(np.arange(len(inputs.catalog))))
-        facts = ThreeTowerFacts(layout=inputs.layout, heads=heads)
+        facts = ThreeTowerFacts(layout=inputs.layout, heads=heads, per_click=per_click, dropped=dropped)
         return cls(config, facts, nets, user_tower, join, vectors, FreshVectors(item_tower, len(vectors)))
 
     def score(self, query: Query, items: Candidates) -> Columns:
@@ -138,7 +152,7 @@ class ThreeTower:
             user=user, items=self._vectors(query.catalog, items.ids), dynamic=query_dynamic(layout, query, items.ids)
         )["rates"]
         columns: dict[str, NDArray[Any]] = {f"pre_{name}": rates[:, at] for at, name in enumerate(self.facts.heads)}
-        return {**columns, "score": fused(rates, self.facts.heads, self.config)}
+        return {**columns, "score": fused(rates, self.facts, self.config.weights)}
 
     def _vectors(self, catalog: Catalog, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """[n, d] of any items of the catalogue."""
@@ -170,13 +184,13 @@ class ThreeTower:
         return cls(config, facts, NetFolder(folder), user_tower, join, vectors, fresh)
 
 
-def fused(rates: NDArray[np.float32], heads: tuple[str, ...], config: ThreeTowerConfig) -> NDArray[np.float64]:
+def fused(rates: NDArray[np.float32], facts: ThreeTowerFacts, weights: Mapping[str, float]) -> NDArray[np.float64]:
     """[n] Σ weight · P(head): rates [n, heads]; rates per click are multiplied by the click rate if there is one."""
-    weight = np.array([config.weights.get(name, 1.0) for name in heads])
-    after_click = np.array([name in config.per_click and "click" in heads for name in heads])
+    weight = np.array([weights.get(name, 1.0) for name in facts.heads])
+    after_click = np.array([name in facts.per_click and "click" in facts.heads for name in facts.heads])
     score = rates @ np.where(after_click, 0.0, weight)
     if after_click.any():
-        score += rates[:, heads.index("click")] * (rates @ np.where(after_click, weight, 0.0))
+        score += rates[:, facts.heads.index("click")] * (rates @ np.where(after_click, weight, 0.0))
     return np.asarray(score)
 
 

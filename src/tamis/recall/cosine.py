@@ -87,9 +87,10 @@ def _ready(matrix: Any) -> _Matrix:
     if planes:
         long = np.flatnonzero(np.diff(starts) > max(planes * _LONG_SHARE * items, _LONG_LEAST))
         bit[long] = np.arange(len(long))
-    item_starts, by_item, user_values, bits = _transposed((starts, columns, values), bit, (items, planes))
+    words = (int(bit.max(initial=-1)) + 64) // 64
+    by_item = _transposed((starts, columns, values), bit, (planes, words, items))
     inverse = np.divide(1.0, np.sqrt(squares), out=np.zeros(items), where=squares > 0)
-    return _Matrix(starts, columns, values, item_starts, by_item, user_values, bit, bits, inverse)
+    return _Matrix(starts, columns, values, *by_item[:3], bit, by_item[3], inverse)
 
 
 def _compact(data: NDArray[Any], users: int) -> tuple[NDArray[Any], int]:
@@ -105,10 +106,10 @@ def _compact(data: NDArray[Any], users: int) -> tuple[NDArray[Any], int]:
 
 
 @njit(cache=True, nogil=True)
-def _transposed(rows: Any, bit: Any, shape: tuple[int, int]) -> tuple[Any, Any, Any, Any]:
+def _transposed(rows: Any, bit: Any, shape: tuple[int, int, int]) -> tuple[Any, Any, Any, Any]:
     """(item_starts, users, user_values, bits): the entries by item, users ascending, and the long lists as bits."""
     starts, columns, values = rows
-    items, planes = shape
+    planes, _, items = shape
     item_starts = np.zeros(items + 1, np.int64)
     for column in columns:
         item_starts[column + 1] += 1
@@ -117,7 +118,7 @@ def _transposed(rows: Any, bit: Any, shape: tuple[int, int]) -> tuple[Any, Any, 
     at = item_starts[:-1].copy()
     users = np.empty(len(columns), np.int32)
     user_values = np.empty_like(values)
-    bits = np.zeros((planes, (bit.max() + 64) // 64, items), np.uint64)
+    bits = np.zeros(shape, np.uint64)
     for user in range(len(starts) - 1):
         word, mask = bit[user] >> 6, np.uint64(1) << np.uint64(bit[user] & 63)
         for entry in range(starts[user], starts[user + 1]):
@@ -234,8 +235,13 @@ _popcount: Any = intrinsic(_typed_popcount)
 @njit(cache=True, nogil=True)
 def _count_bits(own: Any, bits: Any, shift: int, sums: Any) -> None:
     """Adds 2^shift per common user with a long list: popcounts of `own` [words] and `bits` [words, items]."""
-    words = np.flatnonzero(own)
-    last = len(words) - len(words) % 4
+    words = np.empty(len(own), np.int64)
+    count = 0
+    for word in range(len(own)):
+        if own[word]:
+            words[count] = word
+            count += 1
+    last = count - count % 4
     for at in range(0, last, 4):  # four words per visit of the sums, which would otherwise cost as much as the bits
         w0, w1, w2, w3 = own[words[at]], own[words[at + 1]], own[words[at + 2]], own[words[at + 3]]
         r0, r1, r2, r3 = bits[words[at]], bits[words[at + 1]], bits[words[at + 2]], bits[words[at + 3]]
@@ -243,8 +249,8 @@ def _count_bits(own: Any, bits: Any, shift: int, sums: Any) -> None:
             common = _popcount(w0 & r0[other]) + _popcount(w1 & r1[other])
             common += _popcount(w2 & r2[other]) + _popcount(w3 & r3[other])
             sums[other] += np.int32(common) << shift
-    for word in words[last:]:
-        mine, row = own[word], bits[word]
+    for at in range(last, count):
+        mine, row = own[words[at]], bits[words[at]]
         for other in range(len(sums)):
             sums[other] += np.int32(_popcount(mine & row[other])) << shift
 
@@ -302,7 +308,10 @@ def _bound(raw: Any, ids: Any) -> Any:
         part = raw[begin : begin + width]
         for lane in range(width):
             most[lane] = max(most[lane], part[lane])
-    return max(most.min(), np.uint32(1))
+    least = most[0]
+    for lane in range(1, width):
+        least = min(least, most[lane])
+    return max(least, np.uint32(1))
 
 
 @njit(cache=True, nogil=True)

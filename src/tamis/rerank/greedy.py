@@ -66,7 +66,9 @@ def unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
     wide = np.asarray(vectors, np.float32)
     norm = np.sqrt(np.einsum("nd,nd->n", wide, wide))
     inverse = np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)
-    return np.multiply(wide.T, inverse, out=np.empty(wide.shape[::-1], np.float32))
+    out = np.empty(wide.shape[::-1], np.float32)
+    np.multiply(wide.T, inverse, out=out)
+    return out
 
 
 def greedy(
@@ -96,8 +98,9 @@ def _greedy(score: Any, likeness: Any, limits: Any, size: int, trade_off: float,
     ring = np.zeros((window if windowed else 1, n))
     picked = np.zeros(n, np.bool_)
     for at in range(size):
-        worth[:] = trade_off * score - (1 - trade_off) * nearest
-        level[:] = 0
+        for row in range(n):  # loops, not array expressions: the same speed and a quarter of the time to compile
+            worth[row] = trade_off * score[row] - (1 - trade_off) * nearest[row]
+            level[row] = 0
         for rule in range(rules):
             _forbid(limits, counts, rule, at + 1, level)
         best = _argbest(score, worth, level, picked)
@@ -144,11 +147,10 @@ def _argbest(score: Any, worth: Any, level: Any, picked: Any) -> int:
         if picked[row]:
             continue
         if best >= 0:
-            if level[row] > level[best]:
+            tied = level[row] == level[best]
+            beaten = worth[row] < worth[best] or (worth[row] == worth[best] and score[row] <= score[best])
+            if level[row] > level[best] or (tied and beaten):
                 continue
-            if level[row] == level[best]:
-                if worth[row] < worth[best] or (worth[row] == worth[best] and score[row] <= score[best]):
-                    continue
         best = row
     return best
 
@@ -171,7 +173,8 @@ def _count(values: Any, count: Any, span: int, picks: Any, at: int) -> None:
 def _approach(nearest: Any, ring: Any, at: int, windowed: bool) -> None:
     """nearest[row] = largest likeness of the row to the picks that count; `ring` holds those to the last picks."""
     if windowed:
-        nearest[:] = 0  # a maximum cannot be undone when a pick leaves the window
+        for row in range(len(nearest)):
+            nearest[row] = 0.0  # a maximum cannot be undone when a pick leaves the window
     for recent in range(min(at + 1, len(ring))):
         for row in range(len(nearest)):
             nearest[row] = max(nearest[row], ring[recent, row])
@@ -181,24 +184,29 @@ def _approach(nearest: Any, ring: Any, at: int, windowed: bool) -> None:
 def _like(likeness: Any, pick: int, out: Any) -> None:
     """out [n] = likeness of every row to `pick`."""
     if len(likeness.matrix):
-        out[:] = likeness.matrix[pick]
-        return
-    out[:] = 0
-    if len(likeness.vectors):
-        cosine = np.zeros(len(out), np.float32)
-        for at in range(len(likeness.vectors)):  # component by component: the rows are added side by side
-            component = likeness.vectors[at]
-            mine = component[pick]
-            for row in range(len(out)):
-                cosine[row] += mine * component[row]
         for row in range(len(out)):
-            out[row] = likeness.weights[0] * min(max(cosine[row], np.float32(0)), np.float32(1))
+            out[row] = likeness.matrix[pick, row]
+        return
+    _cosines(likeness.vectors, likeness.weights[0], pick, out)
     for a in range(len(likeness.attributes)):
         attribute, weight = likeness.attributes[a], likeness.weights[1 + a]
-        mine_too = attribute[pick]
-        if mine_too:
+        mine = attribute[pick]
+        if mine:
             for row in range(len(out)):
-                out[row] += weight * (attribute[row] == mine_too)
+                out[row] += weight * (attribute[row] == mine)
+
+
+@njit(cache=True, nogil=True)
+def _cosines(vectors: Any, weight: float, pick: int, out: Any) -> None:
+    """out [n] = weight · cosine to `pick`, kept inside [0, 1]; summed component by component, rows side by side."""
+    cosine = np.zeros(len(out), np.float32)
+    for at in range(len(vectors)):
+        component = vectors[at]
+        mine = component[pick]
+        for row in range(len(out)):
+            cosine[row] += mine * component[row]
+    for row in range(len(out)):
+        out[row] = weight * min(max(cosine[row], np.float32(0)), np.float32(1))
 
 
 def likenesses(likeness: Likeness, n: int) -> NDArray[np.float64]:

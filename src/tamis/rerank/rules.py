@@ -166,7 +166,7 @@ def boosted(boosts: Mapping[str, BoostConfig], query: Query, items: Candidates) 
 def count_relaxed(relaxed: Counter[str], rules: Mapping[str, Rule], broken: NDArray[np.int64]) -> None:
     """Adds what `greedy` counted to the running counts by rule name."""
     if broken.any():
-        relaxed.update(dict(zip(ordered(rules), broken.tolist(), strict=True)))
+        relaxed.update({name: count for name, count in zip(ordered(rules), broken.tolist(), strict=True) if count})
 
 
 def column_of(name: str, query: Query, items: Candidates) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """New bundles: noticed, checked, loaded beside the old one, warmed up, and only then swapped in.
 
 A bundle that cannot be opened, loaded or warmed up is refused: the log and the metrics say so, the old one stays. It is
-looked at again when something else was published.
+looked at again when something else was published; a worker that has no old one tries again and again, ever more rarely.
 """
 
 import random
@@ -19,6 +19,7 @@ from tamis.serving.wire import RankRequest, RecommendRequest
 Load = Callable[[Path], Engine]
 """A bundle's folder → an engine over it that is warm; any error refuses the bundle."""
 
+_LONGEST_PAUSE_SECONDS: Final = 30.0
 log = structlog.get_logger()
 
 
@@ -42,6 +43,7 @@ class BundleWatch:
         self._refused: Final = refused
         self._interval_seconds: Final = interval_seconds
         self._looked_at = ""
+        self._serving = False
         self._stop: Final = Event()
         self._thread: Thread | None = None
 
@@ -73,11 +75,17 @@ class BundleWatch:
             self._thread.join()
 
     def _follow(self) -> None:
+        spread, pause_seconds = random.Random(), self._interval_seconds
         if not self._looked_at:
             self.first()
-        spread = random.Random()
-        while not self._stop.wait(self._interval_seconds * spread.uniform(0.8, 1.2)):  # workers do not load in step
-            self.check()
+        while not self._stop.wait(pause_seconds * spread.uniform(0.8, 1.2)):  # workers do not load in step
+            if self._serving or not self._looked_at:
+                pause_seconds = self._interval_seconds
+                self.check()
+            else:
+                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+                self._looked_at = ""
+                self.first()
 
     def _take(self, name: str) -> bool:
         try:
@@ -87,6 +95,7 @@ class BundleWatch:
             self._refused()
             return False
         self._swap(engine)
+        self._serving = True
         log.info("bundle in service", bundle=name)
         return True
 

@@ -15,7 +15,7 @@ from tamis.serving.limits import Gate
 from tamis.serving.opening import open_state
 from tamis.serving.reload import warm_up
 from tamis.serving.service import Fleet, Service
-from tamis.serving.workers import Address, fleet_folder, launched, log_as_json, run, watch_bundles
+from tamis.serving.workers import Address, end_with_parent, fleet_folder, launched, log_as_json, run, watch_bundles
 from tamis.state.lmdb_ import Lmdb
 from tamis.state.settings import StateConfig
 
@@ -49,6 +49,7 @@ def create_app() -> Litestar:
     """A worker's application: state, gates, the published bundle, and the watch for newer ones."""
     launch = msgspec.json.decode(launched(), type=Launch)
     log_as_json()
+    end_with_parent()
     folder, serving = Path(launch.project), launch.serving
     state = Lmdb(folder / "state", launch.state)
     service = Service(

@@ -7,11 +7,14 @@ the first start workers answer at once that they are alive, and not ready.
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import tempfile
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
 import msgspec
@@ -71,6 +74,18 @@ def fleet_folder() -> Path | None:
     """Where workers mark that they are ready; None in a process without a parent."""
     folder = os.environ.get(FLEET)
     return Path(folder) if folder else None
+
+
+def end_with_parent() -> None:
+    """Lets this worker stop by itself when its parent was killed: an orphan would keep the port and serve on unseen."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        Thread(target=_follow, args=(parent.sentinel,), name="parent", daemon=True).start()
+
+
+def _follow(sentinel: int) -> None:
+    wait([sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def watch_bundles(service: Service, bundles: Path, load: Load, interval_seconds: float) -> BundleWatch:

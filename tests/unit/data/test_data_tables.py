@@ -101,6 +101,14 @@ def test_a_column_that_cannot_be_stored_or_has_a_reserved_name_is_an_error() -> 
         check(RawTables.of(users=pl.DataFrame({"user_id": ["u"], "number": [1]})))
 
 
+def test_further_columns_hold_truth_values_texts_numbers_times_or_lists_of_them() -> None:
+    kinds = {"a": pl.Boolean, "b": pl.Categorical, "c": pl.UInt8, "d": pl.Float32, "e": pl.Date, "f": pl.List(pl.Int8)}
+    users = pl.DataFrame({"user_id": ["u"], **dict.fromkeys(kinds)}, schema_overrides={**kinds, "g": pl.Null})
+    schema = check(RawTables.of(users=users)).users.drop("_row").schema
+    assert schema == {"user_id": pl.String, "a": pl.Boolean, "b": pl.String, "c": pl.Int64, "d": pl.Float64,
+                      "e": pl.Float64, "f": pl.List(pl.Int64)}  # fmt: skip
+
+
 def test_a_list_where_a_value_belongs_is_an_error() -> None:
     with pytest.raises(DataError, match="'keywords' is String"):
         check(RawTables.of(items=pl.DataFrame({"item_id": ["i"], "keywords": ["a|b"]})))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from toy_world import Toy
 
-from tamis.nets.contrast import _BatchMaker, batch_loss, contrast_loss, corrected
+from tamis.nets.contrast import ContrastBatch, _BatchMaker, batch_loss
 from tamis.nets.draws import Drawer, acted_rows
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.tower import Towers, hide, id_fields, numbers_of
@@ -26,41 +26,64 @@ def plan_of(**changes) -> ContrastPlan:
     return ContrastPlan(**(values | changes))
 
 
-def loss_of(positive: float, *negatives: float) -> float:
-    return contrast_loss(torch.tensor([positive]), torch.logsumexp(torch.tensor([negatives]), 1)).item()
+class Cosines:
+    """Towers of one user with given cosines to some items."""
+
+    def __init__(self, *cosines: float) -> None:
+        self.vectors = torch.tensor([[c, math.sqrt(1 - c * c)] for c in cosines])
+
+    def users(self, *_: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[1.0, 0.0]])
+
+    def items(self, *_: torch.Tensor) -> torch.Tensor:
+        return self.vectors
+
+
+def loss_of(cosines: list[float], shares: list[float] | None = None, **changes: float) -> float:
+    """The loss when the first item is the positive. shares: of each item in the batches."""
+    count = len(cosines)
+    known = torch.zeros(1, count, dtype=torch.bool)
+    known[0, 0] = True
+    batch = ContrastBatch(
+        user_codes=known,
+        user_dense=known,
+        history_codes=known,
+        item_codes=known,
+        item_dense=known,
+        request_of=torch.tensor([0]),
+        column_of=torch.tensor([0]),
+        log_frequency=torch.log(torch.tensor(shares or [1 / count] * count)),
+        log_times=torch.zeros(count),
+        known=known,
+    )
+    return batch_loss(Cosines(*cosines), batch, plan_of(**{"temperature": 1.0, **changes})).item()
 
 
 def test_the_loss_is_the_cross_entropy_of_the_list() -> None:
-    assert loss_of(0.8, 0.1, -0.2) == pytest.approx(0.622974, abs=1e-6)
-    assert loss_of(0.3, 0.3, 0.3, 0.3) == pytest.approx(math.log(4), abs=1e-6)
+    assert loss_of([0.8, 0.1, -0.2]) == pytest.approx(0.622974, abs=1e-6)
+    assert loss_of([0.3, 0.3, 0.3, 0.3]) == pytest.approx(math.log(4), abs=1e-6)
     for n in (3, 127, 1023):
-        assert loss_of(1.0, *[-1.0] * n) == pytest.approx(math.log(1 + n * math.exp(-2)), abs=1e-5)
+        assert loss_of([1.0, *[-1.0] * n]) == pytest.approx(math.log(1 + n * math.exp(-2)), abs=1e-5)
 
 
 def test_with_one_negative_it_is_the_logistic_triplet_loss() -> None:
-    for sigma in (1.0, 10.0):
-        assert loss_of(0.8 * sigma, 0.3 * sigma) == pytest.approx(math.log(1 + math.exp(sigma * (0.3 - 0.8))), abs=1e-6)
+    for sigma, wanted in ((1.0, 0.474077), (10.0, 0.006715)):
+        assert loss_of([0.8, 0.3], temperature=1 / sigma) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_the_correction_undoes_popularity() -> None:
-    log_p = torch.log(torch.tensor([0.9, 0.1]))
-    logits = corrected(torch.tensor([0.5, 0.5]), log_p, 1.0, 1.0)
-    torch.testing.assert_close(logits, torch.tensor([0.605361, 2.802585]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(torch.softmax(logits, 0), torch.tensor([0.1, 0.9]), atol=1e-5, rtol=0)
-    hot, cold = logits.tolist()
-    assert loss_of(hot, cold) == pytest.approx(2.302585, abs=1e-5)
-    assert loss_of(cold, hot) == pytest.approx(0.105361, abs=1e-5)
+    assert loss_of([0.5, 0.5], [0.9, 0.1]) == pytest.approx(2.302585, abs=1e-5)
+    assert loss_of([0.5, 0.5], [0.1, 0.9]) == pytest.approx(0.105361, abs=1e-5)
+    assert loss_of([0.5, 0.5], [0.9, 0.1], log_q=0.0) == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_only_the_ratios_of_the_frequencies_count() -> None:
-    cosine, log_p = torch.tensor([0.2, -0.4, 0.9]), torch.log(torch.tensor([0.2, 0.5, 0.3]))
-    plain = corrected(cosine, log_p, 0.5, 1.0)
-    torch.testing.assert_close(torch.exp(plain), torch.exp(cosine / 0.5) / torch.exp(log_p))
-    scaled = corrected(cosine, log_p + 1.7, 0.5, 1.0)
-    assert loss_of(*scaled.tolist()) == pytest.approx(loss_of(*plain.tolist()), abs=1e-6)
-    even = corrected(cosine, torch.full((3,), math.log(1 / 3)), 0.5, 1.0)
-    assert loss_of(*even.tolist()) == pytest.approx(loss_of(*(cosine / 0.5).tolist()), abs=1e-6)
-    torch.testing.assert_close(corrected(cosine, log_p, 0.5, 0.0), cosine / 0.5)
+    cosines = [0.2, -0.4, 0.9]
+    shares = [0.2, 0.5, 0.3]
+    assert loss_of(cosines, [5 * share for share in shares]) == pytest.approx(loss_of(cosines, shares), abs=1e-6)
+    assert loss_of(cosines) == pytest.approx(loss_of(cosines, shares, log_q=0.0), abs=1e-6)
+    weights = [math.exp(c / 0.5) / share for c, share in zip(cosines, shares, strict=True)]
+    assert loss_of(cosines, shares, temperature=0.5) == pytest.approx(-math.log(weights[0] / sum(weights)), abs=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from toy_world import Toy
 
 from tamis.data.samples import Samples, Timeline
 from tamis.errors import ConfigError
-from tamis.nets.draws import Drawer, draw_probabilities, acted_rows
+from tamis.nets.draws import Drawer, acted_rows, draw_probabilities
 
 
 def samples_of(rows: list[tuple[int, list[int], list[int]]], users: int, past: list[tuple[int, int]] = ()) -> Samples:

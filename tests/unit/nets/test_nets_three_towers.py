@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +6,10 @@ import torch
 from toy_world import Toy
 
 from tamis.nets.batch import tensors
+from tamis.nets.heads import loss
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.session import Session
-from tamis.nets.three_towers import ThreeTowers, export_three_towers, heads_loss
+from tamis.nets.three_towers import ThreeTowers, export_three_towers, head_plan
 from tamis.nets.tower_plan import LightPlan, TowerPlan
 
 TOWERS = TowerPlan(embedding_size=4, user_layers=(16,), item_layers=(8,), vector_size=6)
@@ -58,20 +58,9 @@ def test_rows_without_a_click_teach_nothing_about_likes(toy: Toy, net: ThreeTowe
     net.train()
     batch = batch_of(toy, [1, 2])
     nothing = {name: torch.zeros_like(label) for name, label in batch.labels.items()}
-    heads_loss(net(batch._replace(labels=nothing)), batch._replace(labels=nothing), PLAN).backward()
+    loss(net(batch).T, head_plan(PLAN).targets(nothing)).backward()
     click, like = net.join.heads.weight.grad
     assert click.abs().sum() > 0
     assert like.abs().sum() == 0
     net.zero_grad()
     net.towers.table.taken.clear()
-
-
-def test_the_loss_is_the_mean_of_the_written_out_cross_entropies(toy: Toy) -> None:
-    batch = batch_of(toy, [0])
-    labels = {"click": torch.tensor([1.0, 0.0]), "like": torch.tensor([1.0, 0.0])}
-    logits = torch.logit(torch.tensor([[0.7, 0.2], [0.4, 0.9]]))
-    click = -np.log(0.7) - np.log(0.6)
-    got = float(heads_loss(logits, batch._replace(labels=labels), PLAN))
-    assert got == pytest.approx((click - np.log(0.2)) / 2, abs=1e-6)
-    unmasked = float(heads_loss(logits[:, 1:], batch._replace(labels=labels), replace(PLAN, heads=("like",))))
-    assert unmasked == pytest.approx((-np.log(0.2) - np.log(0.1)) / 2, abs=1e-6)

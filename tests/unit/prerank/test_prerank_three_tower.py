@@ -10,7 +10,7 @@ from tamis.config import convert
 from tamis.errors import ArtifactError, ConfigError
 from tamis.nets.item_vectors import FreshVectors, item_vectors
 from tamis.nets.session import Session
-from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig, fused
+from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig, ThreeTowerFacts, fused
 from tamis.types import Candidates, Catalog
 
 CONFIG = ThreeTowerConfig(
@@ -107,14 +107,16 @@ def test_weights_may_change_without_training(toy: Toy, part: ThreeTower) -> None
     np.testing.assert_allclose(columns["score"], 5 * columns["pre_click"] * columns["pre_like"], rtol=1e-5)
 
 
-def test_fusion_multiplies_rates_per_click_by_the_click_rate() -> None:
-    rates = np.array([[0.1, 0.2, 0.05]], np.float32)
-    heads, config = ("click", "like", "collect"), ThreeTowerConfig(weights={"like": 2, "collect": 4})
-    assert fused(rates, heads, config) == pytest.approx([0.16])
-    assert fused(rates[:, :1], heads[:1], config) == pytest.approx([0.1])
-    assert fused(rates[:, 1:], heads[1:], config) == pytest.approx([0.6])
-    impressions = ThreeTowerConfig(heads=("click", "long_view"), weights={"long_view": 3})
-    assert fused(rates[:, :2], ("click", "long_view"), impressions) == pytest.approx([0.7])
+def facts_of(part: ThreeTower, *heads: str, per_click: tuple[str, ...] = ("like", "collect")) -> ThreeTowerFacts:
+    return ThreeTowerFacts(layout=part.facts.layout, heads=heads, per_click=per_click, dropped={})
+
+
+def test_fusion_multiplies_rates_per_click_by_the_click_rate(part: ThreeTower) -> None:
+    rates, weights = np.array([[0.1, 0.2, 0.05]], np.float32), {"like": 2.0, "collect": 4.0}
+    assert fused(rates, facts_of(part, "click", "like", "collect"), weights) == pytest.approx([0.16])
+    assert fused(rates, facts_of(part, "click", "like", "collect", per_click=()), weights) == pytest.approx([0.7])
+    assert fused(rates[:, :1], facts_of(part, "click"), weights) == pytest.approx([0.1])
+    assert fused(rates[:, 1:], facts_of(part, "like", "collect"), weights) == pytest.approx([0.6])
 
 
 def with_column(catalog: Catalog, name: str, rows: list[int], change: float) -> Catalog:
@@ -178,6 +180,8 @@ def test_saved_and_loaded_scores_the_same_and_the_same_seed_gives_the_same_bytes
 
 def test_heads_that_the_data_does_not_know_are_left_out_and_none_is_an_error(toy: Toy, part: ThreeTower) -> None:
     assert part.facts.heads == ("click", "like")
+    assert part.facts.per_click == ("like",)
+    assert set(part.facts.dropped) == {"collect", "share"}
     with pytest.raises(ConfigError, match=r"purchase.*click"):
         ThreeTower.fit(ThreeTowerConfig(heads=("purchase",)), toy.inputs, 1)
 

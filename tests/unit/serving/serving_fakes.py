@@ -21,7 +21,7 @@ from tamis.serving.engine import Engine
 from tamis.serving.limits import Gate
 from tamis.serving.reload import warm_up
 from tamis.serving.service import Fleet, Service
-from tamis.serving.workers import fleet_folder, launched, log_as_json, watch_bundles
+from tamis.serving.workers import end_with_parent, fleet_folder, launched, log_as_json, watch_bundles
 from tamis.state.memory import Memory
 from tamis.state.protocol import ItemRow, State
 from tamis.types import Candidates, Catalog, Columns, Features, Query, item_keys
@@ -187,7 +187,7 @@ def load_fake(state: State) -> Any:
         if not made["works"]:
             model.funnel = Funnel([Stage("recall", {"unusable": Unusable()}, limit=10)])
         fresh = Engine(model, state)
-        warm_up(fresh)
+        warm_up(fresh, users=2)
         return fresh
 
     return load
@@ -211,6 +211,7 @@ def create_app() -> Litestar:
     """What `workers.run` starts when the tests ask for it: fake bundles over a state in memory."""
     launch = msgspec.json.decode(launched(), type=Launch)
     log_as_json()
+    end_with_parent()
     state = Memory()
     made = service(fleet=Fleet(fleet_folder(), launch.workers))
     watch = watch_bundles(made, Path(launch.bundles), load_fake(state), 0.1)

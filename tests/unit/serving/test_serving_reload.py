@@ -120,6 +120,23 @@ def test_a_folder_of_bad_bundles_serves_nothing(tmp_path: Path, swaps: Swaps) ->
     assert not watch(tmp_path, swaps).first()
 
 
+def test_a_worker_without_any_bundle_tries_a_refused_one_again(tmp_path: Path) -> None:
+    publish(write_bundle(tmp_path))
+    swaps, works = Swaps(), threading.Event()
+
+    def load(path: Path) -> Engine:
+        if not works.is_set():
+            raise MemoryError
+        return load_fake(Memory())(path)  # type: ignore[no-any-return]
+
+    made = BundleWatch(tmp_path, load, swaps.engines.append, swaps.refuse, 0.01)
+    made.start()
+    until(lambda: swaps.refusals >= 2)
+    works.set()
+    until(lambda: len(swaps.engines) == 1)
+    made.stop()
+
+
 def test_warming_up_asks_for_real_users_and_leaves_no_trace() -> None:
     state = Memory()
     made = engine(FakeModel(), state)

@@ -1,0 +1,219 @@
+"""The fine ranker's net: fused embeddings, attention over the last actions, mixture of experts, a tower per head."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import structlog
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tamis.data.samples import Samples
+from tamis.errors import ConfigError
+from tamis.features.inputs import Inputs
+from tamis.features.layout import Layout
+from tamis.metrics import auc
+from tamis.nets.batch import TensorBatch, tensors
+from tamis.nets.embed import Standardize, Table, widths_of
+from tamis.nets.experts import Experts, GateUse
+from tamis.nets.export import export
+from tamis.nets.heads import HeadPlan, Targets, Towers, loss, starts
+from tamis.nets.labels import PLAY
+from tamis.nets.loop import Problem, Report, train
+from tamis.nets.plans import MultitaskShape, TrainingPlan
+from tamis.nets.sequence import DinAttention, DotAttention, mean_pool
+from tamis.nets.spread import Rows
+
+log = structlog.get_logger(__name__)
+_SAMPLE_REQUESTS = 5_000
+_JUDGE_ROWS = 8_192
+INPUTS = ("user_codes", "user_dense", "history_codes", "item_codes", "item_dense", "item_dynamic")
+
+
+class Scales(NamedTuple):
+    """The dense inputs of a sample of training rows, to learn their means and spreads from."""
+
+    user_dense: NDArray[np.float32]
+    item_dense: NDArray[np.float32]
+    item_dynamic: NDArray[np.float32]
+
+
+class MultitaskNet(nn.Module):
+    """One logit per head and candidate; the user's side is computed once per request."""
+
+    def __init__(
+        self, shape: MultitaskShape, layout: Layout, heads: tuple[str, ...], scales: Scales, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.table = Table(layout.table_size, shape.embedding_size, generator)
+        self.user_widths, self.item_widths = widths_of(layout.user_fields), widths_of(layout.item_fields)
+        self.history_columns = list(layout.history_columns)
+        self.user_scale, self.item_scale = Standardize(scales.user_dense), Standardize(scales.item_dense)
+        self.dynamic_scale = Standardize(scales.item_dynamic)
+        size = shape.embedding_size
+        query, entry = len(layout.history_columns) * size, layout.history_codes * size
+        self.attention: DinAttention | DotAttention | None = None
+        if shape.attention != "mean" and query:
+            kind = DinAttention if shape.attention == "din" else DotAttention
+            self.attention = kind(query, entry, shape.attention_hidden, generator)
+        user = len(self.user_widths) * size + len(layout.user_dense) + (0 if self.attention else entry)
+        item = len(self.item_widths) * size + len(layout.item_dense) + len(layout.item_dynamic)
+        widths = (user, item + (entry if self.attention else 0))
+        self.experts = Experts(widths, len(heads), shape.experts, shape.expert_hidden, generator)
+        self.experts.gate_dropout = shape.gate_dropout
+        self.towers = Towers(len(heads), shape.expert_hidden[-1], shape.tower_hidden, generator)
+
+    def forward(self, batch: Sequence[Tensor], row_of: Tensor | None) -> Tensor:
+        """Logits [heads, n]. batch: the six `INPUTS`, shaped as in `NetBatch`.
+
+        row_of: [n] each candidate's request; None when all are of the only one (r = 1).
+        """
+        user, item, rows = self.sides(batch, row_of)
+        out: Tensor = self.towers(self.experts(user, item, rows))
+        return out
+
+    def sides(self, batch: Sequence[Tensor], row_of: Tensor | None) -> tuple[Tensor, Tensor, Rows | None]:
+        """What the experts read: [r, …] of the requests, [n, …] of the candidates, and who belongs to whom."""
+        user_codes, user_dense, history_codes, item_codes, item_dense, item_dynamic = batch
+        rows = None if row_of is None else Rows.of(row_of, len(user_codes))
+        user = [self.table(user_codes, self.user_widths), self.user_scale(user_dense)]
+        item = [self.table(item_codes, self.item_widths), self.item_scale(item_dense), self.dynamic_scale(item_dynamic)]
+        columns = history_codes.shape[2]
+        entries = self.table(history_codes.flatten(0, 1), (1,) * columns)
+        entries = entries.view(*history_codes.shape[:2], columns * self.table.size)
+        there = history_codes[:, :, 0] != 0
+        if self.attention is None:
+            user.append(mean_pool(entries, there))
+        else:
+            query = self.table(item_codes[:, self.history_columns], (1,) * len(self.history_columns))
+            item.append(self.attention(query, entries, there, rows))
+        return torch.cat(user, 1), torch.cat(item, 1), rows
+
+
+class Trained(NamedTuple):
+    """A trained net and what was learnt about it on the way. valid: head → its logits on `inputs.valid`, [n]."""
+
+    net: MultitaskNet
+    report: Report
+    valid: dict[str, NDArray[np.float32]]
+    gates: GateUse | None
+
+
+def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, inputs: Inputs, seed: int) -> Trained:
+    """Trains on `inputs.train`, stops early on `inputs.valid` by the mean AUC of the binary heads.
+
+    Without a binary head (or without validation rows of both kinds) the score is minus the validation loss.
+    """
+    if shape.embedding_size % 4 or shape.attention_hidden % 4:
+        raise ConfigError("multitask: embedding_size and attention_hidden must be multiples of 4")
+    samples = inputs.train
+    generator = torch.Generator().manual_seed(seed)
+    net = MultitaskNet(shape, inputs.layout, heads.heads, _scales(inputs, seed), generator)
+    net.towers.start_at(starts(heads, samples))
+
+    def batch(requests: NDArray[np.int64]) -> tuple[TensorBatch, Targets]:
+        whole = tensors(inputs.batch(samples, requests))
+        return whole, heads.targets(whole.labels)
+
+    def judge() -> float:
+        return _score(heads, inputs.valid, predict(net, inputs, inputs.valid))
+
+    problem = Problem(
+        rows=np.diff(samples.first),
+        batch=batch,
+        loss=lambda pair: loss(net(pair[0][:6], pair[0].row_of), pair[1]),
+        judge=judge,
+        name="multitask",
+        progress=inputs.progress,
+    )
+    report = train(net, problem, plan, seed)
+    return Trained(net, report, predict(net, inputs, inputs.valid), _gate_use(net, inputs))
+
+
+def predict(net: MultitaskNet, inputs: Inputs, samples: Samples) -> dict[str, NDArray[np.float32]]:
+    """Each head's logits [n] on `samples`."""
+    rows = np.diff(samples.first)
+    parts = [np.empty((len(net.heads), 0), np.float32)]
+    with torch.no_grad():
+        for requests in _in_order(rows):
+            batch = tensors(inputs.batch(samples, requests))
+            parts.append(net(batch[:6], batch.row_of).numpy())
+    return dict(zip(net.heads, np.concatenate(parts, 1), strict=True))
+
+
+class _OneRequest(nn.Module):
+    """The net as it is exported: one request, outputs as a tuple."""
+
+    def __init__(self, net: MultitaskNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *batch: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.net(batch, None).unbind(0))
+
+
+def export_multitask(net: MultitaskNet, layout: Layout, path: Path) -> None:
+    """Writes the net for one request: inputs `INPUTS`, [1, …] or [n, …]; one output [n] of logits per head."""
+    rows = 3
+    example = {
+        "user_codes": torch.ones(1, layout.user_codes, dtype=torch.int32),
+        "user_dense": torch.zeros(1, len(layout.user_dense)),
+        "history_codes": torch.ones(1, layout.history_length, layout.history_codes, dtype=torch.int32),
+        "item_codes": torch.ones(rows, layout.item_codes, dtype=torch.int32),
+        "item_dense": torch.zeros(rows, len(layout.item_dense)),
+        "item_dynamic": torch.zeros(rows, len(layout.item_dynamic)),
+    }
+    lengths = {name: {0: "n"} for name in ("item_codes", "item_dense", "item_dynamic", *net.heads)}
+    export(_OneRequest(net), example, net.heads, path, lengths)
+
+
+def _scales(inputs: Inputs, seed: int) -> Scales:
+    requests = np.flatnonzero(np.diff(inputs.train.first))
+    if len(requests) > _SAMPLE_REQUESTS:
+        requests = np.sort(np.random.default_rng(seed).choice(requests, _SAMPLE_REQUESTS, replace=False))
+    batch = inputs.batch(inputs.train, requests)
+    return Scales(batch.user_dense, batch.item_dense, batch.item_dynamic)
+
+
+def _score(heads: HeadPlan, samples: Samples, logits: dict[str, NDArray[np.float32]]) -> float:
+    if not len(samples.item):
+        return 0.0
+    scores = []
+    for head in heads.heads:
+        if head != PLAY and head in samples.labels:
+            label, value = samples.labels[head], logits[head]
+            if head in heads.per_click:
+                clicked = samples.labels["click"] > 0
+                label, value = label[clicked], value[clicked]
+            if 0 < label.sum() < len(label):
+                scores.append(auc(label, value))
+    if scores:
+        return float(np.mean(scores))
+    if not all(head in samples.labels for head in heads.heads):
+        return 0.0
+    targets = heads.targets({name: torch.from_numpy(np.array(label)) for name, label in samples.labels.items()})
+    return -float(loss(torch.from_numpy(np.stack([logits[head] for head in heads.heads])), targets))
+
+
+def _gate_use(net: MultitaskNet, inputs: Inputs) -> GateUse | None:
+    """How the gates spread on some training rows; None with a single expert."""
+    if net.experts.experts == 1 or not len(inputs.train.item):
+        return None
+    requests = next(iter(_in_order(np.diff(inputs.train.first))))
+    batch = tensors(inputs.batch(inputs.train, requests))
+    with torch.no_grad():
+        use = GateUse.of(net.experts.gates(*net.sides(batch[:6], batch.row_of)))
+    if use.polarized or use.dead:
+        polarized = [net.heads[task] for task in use.polarized]
+        log.warning("gates lean on single experts", heads=polarized, dead_experts=list(use.dead))
+    return use
+
+
+def _in_order(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """All requests with rows, in order, in pieces of about `_JUDGE_ROWS` rows."""
+    there = np.flatnonzero(rows)
+    part: NDArray[Any] = (np.cumsum(rows[there]) - 1) // _JUDGE_ROWS
+    return np.split(there, np.flatnonzero(np.diff(part)) + 1) if len(there) else []

@@ -1,0 +1,132 @@
+"""Attention of a candidate over the user's last actions: DIN's activation unit, scaled dot product, or a plain mean.
+
+Entries `x` [r, L, V] belong to requests, queries [n, D] to candidates; an entry's first D numbers are those of the item
+in the query's own layout, the rest say what was done and how long ago. An empty history gives zeros.
+"""
+
+import math
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tamis.nets import attention_kernels as kernels
+from tamis.nets.layers import linear, uniform
+from tamis.nets.parallel import PARTS, Span, side_by_side, spans
+from tamis.nets.spread import Rows, spread
+
+Attention = Literal["din", "dot", "mean"]
+_FAR: Final = -1e9
+
+
+def mean_pool(entries: Tensor, there: Tensor) -> Tensor:
+    """[…, V] the mean of the entries [..., L, V] that are there [..., L]; zeros when none is."""
+    weight = there.to(entries.dtype)
+    return (entries * weight.unsqueeze(-1)).sum(-2) / weight.sum(-1, keepdim=True).clamp(min=1.0)
+
+
+def dot_weights(scores: Tensor, there: Tensor) -> Tensor:
+    """Softmax of scores [..., L] over the entries that are there; the others get exactly 0, all 0 when none is."""
+    weight = there.to(scores.dtype)
+    return torch.softmax(scores + (1.0 - weight) * _FAR, -1) * weight
+
+
+def dot_attention(query: Tensor, keys: Tensor, values: Tensor, there: Tensor, scale: float = 1.0) -> Tensor:
+    """[n, V]: Σ_l softmax_l(scale · query · key_l) value_l over the entries that are there.
+
+    query: [n, k].   keys: [n or 1, L, k].   values: [n or 1, L, V].   there: [n or 1, L].
+    """
+    scores = torch.matmul(query.unsqueeze(1), keys.transpose(1, 2)).squeeze(1) * scale
+    return torch.matmul(dot_weights(scores, there).unsqueeze(1), values).squeeze(1)
+
+
+class DotAttention(nn.Module):
+    """One head of scaled dot-product attention, candidates as queries; values are the entries themselves."""
+
+    def __init__(self, query_width: int, entry_width: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.query = linear(query_width, hidden, generator, bias=False)
+        self.key = linear(entry_width, hidden, generator, bias=False)
+        self.scale = 1.0 / math.sqrt(hidden)
+
+    def forward(self, query: Tensor, entries: Tensor, there: Tensor, rows: Rows | None) -> Tensor:
+        """[n, V] from query [n, D], entries [r, L, V], there [r, L]."""
+        mask = there if rows is None else there.index_select(0, rows.row_of)
+        keys, values = spread(self.key(entries), rows), spread(entries, rows)
+        return dot_attention(self.query(query), keys, values, mask, self.scale)
+
+
+class DinAttention(nn.Module):
+    """Σ_l α(q, x_l) x_l with α the activation unit of DIN: a small net of (q, k, q − k, q∘k), no softmax.
+
+    Its first layer is linear in these four blocks, W₁q + W₂k + W₃(q − k) + W₄(q∘k) + b, which is
+    (W₁ + W₃)q + (W₂ − W₃)k + W₄(q∘k) + b: a part per candidate, a part per entry and one product. So the three
+    factors are what is learnt (`query`, `key`, `product`), and what was done and when (the rest of an entry) joins the
+    part per entry. (Zhou et al., "Deep interest network for click-through rate prediction", 2018.)
+    """
+
+    def __init__(self, query_width: int, entry_width: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        fan_in = 2 * query_width + entry_width
+        self.query = linear(query_width, hidden, generator, fan_in=fan_in)
+        self.key = linear(entry_width, hidden, generator, bias=False, fan_in=fan_in)
+        self.product = uniform((hidden, query_width), fan_in, generator)
+        self.output = uniform((hidden + 1,), hidden, generator)  # the last one is the bias
+
+    def forward(self, query: Tensor, entries: Tensor, there: Tensor, rows: Rows | None) -> Tensor:
+        """[n, V] from query [n, D], entries [r, L, V], there [r, L]."""
+        if torch.onnx.is_in_onnx_export():
+            return self._one_request(query, entries, there)
+        if rows is None:
+            rows = Rows.of(torch.zeros(len(query), dtype=torch.int64), 1)
+        key_part = self.key(entries)
+        weights = (self.product, self.output)
+        out: Tensor = _Pool.apply(entries, key_part, query, self.query(query), *weights, there, rows)  # type: ignore[no-untyped-call]
+        return out
+
+    def _one_request(self, query: Tensor, entries: Tensor, there: Tensor) -> Tensor:
+        """The same by plain operations, one matrix product for all candidates; r = 1."""
+        hidden, depth = self.product.shape
+        entry_width = entries.shape[2]
+        room = torch.zeros(hidden, entry_width - depth)
+        product = torch.cat([self.product, room], 1)  # [H, V]
+        padded = nn.functional.pad(query, (0, entry_width - depth))
+        left = (product * padded.unsqueeze(1) + self.key.weight).reshape(-1, entry_width)  # [n·H, V]
+        scores = torch.addmm(self.query(query).reshape(-1, 1), left, entries[0].t()).relu()
+        scores = torch.matmul(self.output[:-1], scores.view(-1, hidden, there.shape[1])) + self.output[-1]
+        return torch.matmul(scores * there.to(scores.dtype), entries[0])
+
+
+class _Pool(torch.autograd.Function):
+    """`kernels.pool` with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        entries, key_part, query, query_part, product, output, there, rows = arguments
+        ctx.save_for_backward(entries, key_part, query, query_part, product, output)
+        ctx.there, ctx.rows = there.numpy(), rows
+        keys, queries, weights = _arrays(ctx, (entries, key_part, query, query_part, product, output))
+        out = torch.empty(len(query), entries.shape[2], dtype=entries.dtype)
+        side_by_side(spans(rows.first), lambda _, part: kernels.pool(keys, queries, weights, out.numpy(), part))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        keys, queries, weights = _arrays(ctx, saved)
+        sums = [torch.zeros_like(part) for part in saved[:4]]
+        weight_sums = [torch.zeros(PARTS, *part.shape, dtype=part.dtype) for part in saved[4:]]
+        slopes = slope.contiguous().numpy()
+
+        def work(i: int, part: Span) -> None:
+            own = [total[i] for total in weight_sums]
+            filled: Any = tuple(total.numpy() for total in (*sums, *own))
+            kernels.pool_gradient(keys, queries, weights, slopes, filled, part)
+
+        side_by_side(spans(ctx.rows.first), work)
+        return (*sums, *(total.sum(0) for total in weight_sums), None, None)
+
+
+def _arrays(ctx: Any, saved: tuple[Tensor, ...]) -> tuple[Any, Any, Any]:
+    entries, key_part, query, query_part, product, output = (part.detach().contiguous().numpy() for part in saved)
+    return (entries, key_part, ctx.there, ctx.rows.first), (query, query_part), (product, output)

@@ -1,0 +1,238 @@
+"""Fine ranking by one multi-task net: what each candidate is likely to make this user do, calibrated.
+
+Column `p_<head>` for each binary head, a probability inside (0, 1); column `play` for the play head, seconds ≥ 0. Heads
+of `facts.per_click` are rates per click, so p_click · p_like is the chance of a like; all others are per impression.
+A head that the training rows had nothing to learn from gives 0 throughout; `facts.dropped` says why.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+import msgspec
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from tamis.config import Config, StepConfig
+from tamis.data.samples import Samples
+from tamis.errors import ArtifactError, ConfigError
+from tamis.features.batch import net_batch
+from tamis.features.inputs import Inputs
+from tamis.features.layout import Layout
+from tamis.nets.door import nets_module
+from tamis.nets.folder import NetFolder
+from tamis.nets.labels import PLAY, per_click_heads, unlearnable
+from tamis.nets.plans import MultitaskShape, TrainingPlan
+from tamis.nets.session import Session
+from tamis.rank.calibrate import Isotonic, Platt
+from tamis.types import Candidates, Columns, Query
+
+log = structlog.get_logger(__name__)
+
+_FACTS_FILE: Final = "multitask.json"
+_NET_FILE: Final = "multitask.onnx"
+
+Calibrator = Platt | Isotonic
+
+
+class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
+    """How the net looks, what it learns and how it is trained."""
+
+    heads: tuple[str, ...] = ("click", "like", "collect", "share", "play")  # actions with labels; "play" = seconds
+    head_weights: dict[str, float] = {}  # head → weight in the loss, 1 where none is given
+    per_click: Literal["auto", "always", "never"] = (
+        "auto"  # train like, collect, share, comment, follow on clicked rows
+    )
+    play_loss: Literal["ratio", "weighted"] = "ratio"  # "weighted" makes `play` the mean time, "ratio" is robust
+    play_limit_seconds: float = 3600.0  # predicted times are cut to this
+    embedding_size: int = 16  # width of one feature's embedding, a multiple of 4
+    attention: Literal["din", "dot", "mean"] = "din"  # how a candidate looks at the user's last actions
+    attention_hidden: int = 36  # width of the attention's hidden layer, a multiple of 4
+    experts: int = 4  # nets shared by the heads; 1 = a shared bottom
+    expert_hidden: tuple[int, ...] = (128, 64)  # layers of each expert
+    tower_hidden: tuple[int, ...] = (32,)  # hidden layers of each head's tower
+    gate_dropout: float = 0.1  # share of gate weights masked in training
+    epochs: int = 3  # most passes over the shown rows
+    patience: int = 1  # epochs without a better validation AUC before stopping; 0 = never stop early
+    batch_size: int = 2048  # rows per step
+    learning_rate: float = 1e-3  # of the layers
+    embedding_learning_rate: float = 1e-3  # of the embedding table
+    decay_to: float = 1.0  # learning rates fall linearly to this share of themselves
+    l2: float = 0.0  # pull of the touched embeddings towards zero
+    calibration: Literal["platt", "isotonic", "none"] = "platt"  # learnt on the validation rows
+    threads: int = 2  # of torch in training; another number gives other last digits
+
+    def __post_init__(self) -> None:
+        if not self.heads or len(set(self.heads)) != len(self.heads):
+            raise ValueError(f"heads {list(self.heads)}: wanted at least one, each once")
+        if not self.expert_hidden or self.experts < 1:
+            raise ValueError("wanted at least one expert with at least one layer")
+        if not 0 <= self.gate_dropout < 1:
+            raise ValueError(f"gate_dropout is {self.gate_dropout}: wanted inside [0, 1)")
+        for name in ("embedding_size", "attention_hidden"):
+            if getattr(self, name) < 4 or getattr(self, name) % 4:
+                raise ValueError(f"{name} is {getattr(self, name)}: wanted a multiple of 4")
+
+    def shape(self) -> MultitaskShape:
+        """How the net looks."""
+        return MultitaskShape(
+            embedding_size=self.embedding_size,
+            attention=self.attention,
+            attention_hidden=self.attention_hidden,
+            experts=self.experts,
+            expert_hidden=self.expert_hidden,
+            tower_hidden=self.tower_hidden,
+            gate_dropout=self.gate_dropout,
+        )
+
+    def training(self) -> TrainingPlan:
+        """How it is trained."""
+        return TrainingPlan(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            embedding_learning_rate=self.embedding_learning_rate,
+            l2=self.l2,
+            decay_to=self.decay_to,
+            patience=self.patience,
+            threads=self.threads,
+        )
+
+
+class MultitaskFacts(Config, frozen=True):
+    """What goes with the saved net.
+
+    heads: in the order of the net's outputs.   per_click: those that are rates per click.
+    dropped: configured heads that could not be learnt, with the reason.
+    scores: validation score of each epoch; the net is that of epoch `best`.
+    gate_largest: head → mean largest gate weight.   dead_experts: experts that no head uses.
+    """
+
+    layout: Layout
+    heads: tuple[str, ...]
+    per_click: tuple[str, ...]
+    dropped: dict[str, str]
+    scores: tuple[float, ...] = ()
+    best: int = -1
+    gate_largest: dict[str, float] = {}
+    dead_experts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Multitask:
+    """The exported net with a calibrator per binary head."""
+
+    config: MultitaskConfig
+    facts: MultitaskFacts
+    calibrators: Mapping[str, Calibrator]
+    nets: NetFolder
+    session: Session
+
+    @classmethod
+    def fit(cls, config: MultitaskConfig, inputs: Inputs, seed: int) -> Self:
+        """Trains on `inputs.train`, stops early and calibrates on `inputs.valid`.
+
+        Raises ConfigError when no configured head can be learnt, or when torch is not installed.
+        """
+        dropped = unlearnable(config.heads, inputs.train)
+        heads = tuple(head for head in config.heads if head not in dropped)
+        if not heads:
+            raise ConfigError(f"multitask.heads: nothing to learn from in the training rows: {dropped}")
+        if dropped:
+            log.warning("heads dropped", heads=dropped)
+        per_click = per_click_heads(config.per_click, heads, inputs.train)
+        nets = nets_module("multitask")
+        plan = nets.HeadPlan(heads, frozenset(per_click), config.head_weights, config.play_loss)
+        trained = nets.fit_multitask(config.shape(), config.training(), plan, inputs, seed)
+        folder = NetFolder.temporary()
+        nets.export_multitask(trained.net, inputs.layout, folder.path / _NET_FILE)
+        facts = MultitaskFacts(
+            layout=inputs.layout,
+            heads=heads,
+            per_click=per_click,
+            dropped=dropped,
+            scores=trained.report.scores,
+            best=trained.report.best,
+            gate_largest=dict(zip(heads, trained.gates.largest, strict=True)) if trained.gates else {},
+            dead_experts=trained.gates.dead if trained.gates else (),
+        )
+        calibrators = _calibrators(config.calibration, facts, inputs.valid, trained.valid)
+        return cls(config, facts, calibrators, folder, Session.open(folder.path / _NET_FILE))
+
+    def score(self, query: Query, items: Candidates) -> Columns:
+        """{"p_<head>": [n] calibrated} for the binary heads, "play": [n] seconds."""
+        count = len(items)
+        logits = self._logits(query, items) if count else {}
+        columns: dict[str, NDArray[Any]] = {}
+        for head in self.config.heads:
+            name = head if head == PLAY else f"p_{head}"
+            if head not in logits:
+                columns[name] = np.zeros(count)
+            elif head == PLAY:
+                columns[name] = play_seconds(logits[head], self.config.play_limit_seconds)
+            else:
+                p = expit(logits[head].astype(np.float64))
+                columns[name] = self.calibrators[head].apply(p) if head in self.calibrators else p
+        return columns
+
+    def _logits(self, query: Query, items: Candidates) -> dict[str, NDArray[np.float32]]:
+        batch = net_batch(self.facts.layout, query, items)
+        return self.session.run(
+            user_codes=batch.user_codes,
+            user_dense=batch.user_dense,
+            history_codes=batch.history_codes,
+            item_codes=batch.item_codes,
+            item_dense=batch.item_dense,
+            item_dynamic=batch.item_dynamic,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes the net, the calibrators and what goes with them."""
+        self.nets.copy_to(folder)
+        (folder / _FACTS_FILE).write_bytes(msgspec.json.encode(self.facts))
+        for head, calibrator in self.calibrators.items():
+            own = folder / f"{type(calibrator).__name__.lower()}.{head}"
+            own.mkdir()
+            calibrator.save(own)
+
+    @classmethod
+    def load(cls, config: MultitaskConfig, folder: Path) -> Self:
+        """The saved part, its weights memory-mapped. Raises ArtifactError."""
+        try:
+            facts = msgspec.json.decode((folder / _FACTS_FILE).read_bytes(), type=MultitaskFacts)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise ArtifactError(f"{folder / _FACTS_FILE}: {error}") from None
+        calibrators: dict[str, Calibrator] = {}
+        for head in facts.heads:
+            for name, kind in (("platt", Platt), ("isotonic", Isotonic)):
+                if (folder / f"{name}.{head}").is_dir():
+                    calibrators[head] = kind.load(folder / f"{name}.{head}")
+        return cls(config, facts, calibrators, NetFolder(folder), Session.open(folder / _NET_FILE))
+
+
+def play_seconds(logits: NDArray[Any], limit_seconds: float) -> NDArray[np.float64]:
+    """[n] e^z, the predicted time, cut to the limit."""
+    return np.asarray(np.exp(np.minimum(logits.astype(np.float64), np.log(limit_seconds))))
+
+
+def _calibrators(
+    kind: str, facts: MultitaskFacts, samples: Samples, logits: Mapping[str, NDArray[np.float32]]
+) -> dict[str, Calibrator]:
+    """One for each binary head with validation rows of both kinds; the others keep the net's own probability."""
+    if kind == "none":
+        return {}
+    calibrators: dict[str, Calibrator] = {}
+    for head in facts.heads:
+        if head == PLAY or head not in samples.labels:
+            continue
+        label, p = samples.labels[head] > 0, expit(logits[head].astype(np.float64))
+        if head in facts.per_click:
+            clicked = samples.labels["click"] > 0
+            label, p = label[clicked], p[clicked]
+        if label.any() and not label.all():
+            fitted = Platt if kind == "platt" else Isotonic
+            calibrators[head] = fitted.fit(label, p)
+    return calibrators
