@@ -41,7 +41,7 @@ from tamis.rerank.mmr import Mmr, MmrConfig
 from tamis.rerank.rules import Scatter, ScatterConfig
 from tamis.state.protocol import ItemRow
 from tamis.state.settings import StateConfig
-from tamis.types import Catalog, Features
+from tamis.types import ACTIONS, Catalog, Features
 
 AnyStep = (
     PopularConfig
@@ -138,6 +138,11 @@ class ProjectConfig(Config, frozen=True):
     state: StateConfig = StateConfig()
     serving: ServingConfig = ServingConfig()
 
+    def __post_init__(self) -> None:
+        forgotten = sorted(set(self.features.history.actions) - set(self.state.timeline_actions))
+        if forgotten:
+            raise ValueError(f"state.timeline_actions lacks {forgotten}, which features.history.actions wants")
+
 
 def stages_of(config: FunnelConfig) -> dict[str, StageConfig]:
     """The stages by name, in the order they run."""
@@ -160,7 +165,6 @@ class Model:
     catalog: Catalog
     user_ids: Ids
     item_ids: Ids
-    item_totals: Mapping[int, int]
     trained_to: float
     items: pl.LazyFrame  # the items as they were imported; row = number
 
@@ -170,6 +174,11 @@ class Model:
         stages = stages_of(self.config.funnel).values()
         return {name: str(step.__struct_config__.tag) for stage in stages for name, step in stage.steps.items()}
 
+    @cached_property
+    def history_actions(self) -> NDArray[np.bool_]:
+        """[len(ACTIONS)] True for the actions that make up a history."""
+        return np.isin(ACTIONS, self.encoder.learnt.config.history.actions)
+
     def query_features(
         self, user: int, profile: Mapping[str, Any], counts: NDArray[Any], moment: tuple[float, str, Mapping[str, Any]]
     ) -> Features:
@@ -178,7 +187,7 @@ class Model:
 
     def item_rows(self, rows: Sequence[ItemRow]) -> dict[str, NDArray[Any]]:
         """Catalogue columns of freshly put items; see features.online."""
-        return item_rows(self.encoder, rows, self.item_totals)
+        return item_rows(self.encoder, rows)
 
     def describe(self, item: int) -> ItemRow:
         """What the bundle knows of one of its own items."""
@@ -208,7 +217,6 @@ def save_model(folder_of: Callable[[str], Path], config: ProjectConfig, dataset:
     folder, catalog = folder_of("catalog"), inputs.catalog
     save_arrays(folder, keys=catalog.keys[0], newest=catalog.newest)
     save_arrays(folder, **{f"column.{name}": pair[0] for name, pair in catalog.columns.items()})
-    (folder / "totals.json").write_bytes(msgspec.json.encode(inputs.item_statistics.totals()))
     dataset.items.write_ipc(folder / "items.arrow", compression="uncompressed")
     folder = folder_of("ids")
     dataset.user_ids.save(folder, "users")
@@ -223,7 +231,6 @@ def load_model(bundle: Bundle, config: ProjectConfig | None = None) -> Model:
     """
     try:
         trained = msgspec.json.decode((bundle.folder("config") / "config.json").read_bytes(), type=ProjectConfig)
-        totals = msgspec.json.decode((bundle.folder("catalog") / "totals.json").read_bytes(), type=dict[int, int])
     except (OSError, msgspec.DecodeError) as error:
         raise ArtifactError(f"{bundle.path}: {error}") from None
     used = config or trained
@@ -235,7 +242,6 @@ def load_model(bundle: Bundle, config: ProjectConfig | None = None) -> Model:
         catalog=_load_catalog(bundle.folder("catalog")),
         user_ids=Ids.load(bundle.folder("ids"), "users"),
         item_ids=Ids.load(bundle.folder("ids"), "items"),
-        item_totals=totals,
         trained_to=bundle.manifest.trained_to,
         items=pl.scan_ipc(bundle.folder("catalog") / "items.arrow"),
     )

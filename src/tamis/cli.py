@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tamis import __version__, demo, views
+from tamis.artifact import open_bundle
 from tamis.data.sources import SOURCES, read_source
 from tamis.data.write import import_tables
 from tamis.errors import TamisError
@@ -162,7 +163,7 @@ def serve(
         rest_port=rest or project.config.serving.rest_port,
         workers=workers or project.config.serving.workers,
     )
-    project.model  # noqa: B018  a missing bundle should fail here, with one line, not in every worker
+    open_bundle(project.bundles)  # a missing bundle should fail here, with one line, not in every worker
     serve_rest(folder, config)
 
 

@@ -142,7 +142,7 @@ def test_outcomes_are_valid_on_any_items_and_any_query(parts, past, kind: str, d
     else:
         assert len(got) == min(query.size, len(items))
         assert len(np.unique(got)) == len(got)
-        assert not len(got) or (0 <= got.min() and got.max() < len(items))
+        assert not len(got) or (got.min() >= 0 and got.max() < len(items))
 
 
 @pytest.mark.parametrize("kind", KINDS)

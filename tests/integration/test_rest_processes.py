@@ -48,7 +48,14 @@ class Server:
 
     def workers(self) -> list[psutil.Process]:
         parent = psutil.Process(self.process.pid)
-        return [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
+        return [child for child in parent.children() if is_worker(child)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:  # it died meanwhile
+        return False
 
 
 def put_bundle(root: Path, slow_ms: float = 0.0) -> str:

@@ -43,6 +43,13 @@ class Served:
         return [parent, *parent.children(recursive=True)]
 
 
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:  # it died meanwhile
+        return False
+
+
 def until(true: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 120
     while not true():
@@ -57,8 +64,10 @@ def ready(url: str) -> bool:
         return False
 
 
-@pytest.fixture
-def served(tiny: Any, tmp_path: Path) -> Iterator[Served]:
+@pytest.fixture(scope="module")
+def served(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for the whole file; its last test kills it."""
+    tmp_path = tmp_path_factory.mktemp("served")
     folder = tmp_path / "feed"
     shutil.copytree(tiny.project.folder, folder, symlinks=True, ignore=shutil.ignore_patterns("state"))
     with socket.socket() as probe:
@@ -126,7 +135,7 @@ def test_every_acknowledged_event_is_there_once_after_a_worker_and_then_everythi
     for caller in callers:
         caller.start()
     until(lambda: len(acknowledged) > 100, "a hundred events")
-    workers = [child for child in served.everyone()[1:] if "spawn_main" in " ".join(child.cmdline())]
+    workers = [child for child in served.everyone()[1:] if is_worker(child)]
     workers[0].send_signal(signal.SIGKILL)
     count = len(acknowledged)
     until(lambda: len(acknowledged) > count + 200, "more events after a worker was killed")

@@ -76,7 +76,7 @@ class Toy:
         raw = raw_items(np.random.default_rng(5), np.asarray(clusters))
         old, encoder = self.inputs.catalog, self.inputs.encoder
         empty = np.zeros((len(clusters), len(ACTIONS)), np.float32)
-        columns = encoder.items(np.full(len(clusters), -1), raw, empty, self.inputs.item_statistics.totals())
+        columns = encoder.items(np.full(len(clusters), -1), raw, empty)
         return replace(
             old,
             keys=(old.keys[0], item_keys(f"fresh{i}" for i in range(len(clusters)))),
@@ -124,7 +124,7 @@ def toy_world(users: int = 120, items: int = 240, requests: int = 10, shown: int
     cut = int(0.85 * len(user))
     until = (4 + requests) * DAY
     counts = statistics[1].before(np.arange(items), until, range(len(ACTIONS)))
-    columns = encoder.items(np.arange(items), raw["item"], counts, statistics[1].totals())
+    columns = encoder.items(np.arange(items), raw["item"], counts)
     inputs = Inputs(
         encoder=encoder,
         catalog=Catalog.of(item_keys(f"i{i}" for i in range(items)), columns),

@@ -27,14 +27,14 @@ Raw = Mapping[str, Sequence[Any]]
 
 
 class Learnt(Config, frozen=True):
-    """Everything the encoder learnt, as it is saved."""
+    """Everything the encoder learnt, as it is saved. totals: events of the training period by action code."""
 
     config: FeaturesConfig
     layout: Layout
     user: dict[str, Learned]
     context: dict[str, Learned]
     item: dict[str, Learned]
-    user_totals: dict[int, int]
+    totals: dict[int, int]
     vector_width: int
 
 
@@ -81,7 +81,7 @@ class Encoder:
             user=learned["user"],
             context=learned["context"],
             item=learned["item"],
-            user_totals=users.totals(),
+            totals=users.totals(),
             vector_width=width,
         )
         codes = {side: _id_codes(mask, _id_offset(config, layout, side)) for side, mask in known.items()}
@@ -125,7 +125,7 @@ class Encoder:
         dynamic = [
             column
             for feature in self.learnt.config.user.values()
-            if (column := _dynamic(feature, counts, self.learnt.user_totals)) is not None
+            if (column := _dynamic(feature, counts, self.learnt.totals)) is not None
         ]
         stacked = np.stack(dynamic, axis=1) if dynamic else np.zeros((len(counts), 0), np.float32)
         return Features(
@@ -135,17 +135,15 @@ class Encoder:
 
     # ---- item side ---------------------------------------------------------------------------------------------
 
-    def items(
-        self, item_numbers: NDArray[np.int64], raw: Raw, counts: NDArray[Any], totals: Mapping[int, int]
-    ) -> dict[str, NDArray[Any]]:
+    def items(self, item_numbers: NDArray[np.int64], raw: Raw, counts: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """The catalogue's columns for items; number −1 is an item that training did not see.
 
-        counts: [n, len(ACTIONS)] events of each item up to the last refresh.   totals: of all items, by action code.
+        counts: [n, len(ACTIONS)] events of each item up to the last refresh.
         """
         static = self._static("item", item_numbers, raw, self.item_code)
         count, layout = len(item_numbers), self.layout
         columns: dict[str, NDArray[Any]] = {"codes": static.codes, "dense": static.dense}
-        columns["dynamic"] = self.item_dynamic(counts, totals)
+        columns["dynamic"] = self.item_dynamic(counts)
         for name in {"publish_time", *layout.item_ages}:
             columns[name] = numbers(raw.get(name, [None] * count))
         for name in ("author", "category", "city"):
@@ -155,11 +153,11 @@ class Encoder:
         columns["vector"] = vectors(raw.get("vector", [None] * count), self.learnt.vector_width)
         return columns
 
-    def item_dynamic(self, counts: NDArray[Any], totals: Mapping[int, int]) -> NDArray[np.float32]:
+    def item_dynamic(self, counts: NDArray[Any]) -> NDArray[np.float32]:
         """[n, len(Layout.item_dynamic)] rates and counts of items; the columns of ages are left 0 (`with_ages`)."""
         out = np.zeros((len(counts), len(self.layout.item_dynamic)), np.float32)
         for name, feature in self.learnt.config.item.items():
-            values = _dynamic(feature, counts, totals)
+            values = _dynamic(feature, counts, self.learnt.totals)
             if values is not None:
                 out[:, self.layout.item_dynamic.index(name)] = values
         return out
@@ -293,6 +291,7 @@ def _vector_width(config: FeaturesConfig, raw: Raw) -> int:
 
 def _dynamic(feature: FeatureConfig, counts: NDArray[Any], totals: Mapping[int, int]) -> NDArray[np.float32] | None:
     """[n] the value of a rate or count feature from event counts [n, len(ACTIONS)]; None for any other kind."""
+    counts = np.asarray(counts, np.float32)  # in one precision, or the server's last bits differ from training's
     if isinstance(feature, Count):
         return np.asarray(np.log1p(counts[:, ACTION_CODE[feature.action]]), np.float32)
     if isinstance(feature, Rate):

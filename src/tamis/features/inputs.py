@@ -111,12 +111,12 @@ def _sides(inputs: Inputs, samples: Samples) -> Sides:
     user = encoder.user_side(inputs.users.take(samples.user), counts, context)
     refreshed = refresh_time(samples.time, encoder.learnt.config.refresh_hours)
     per_row = np.repeat(np.arange(len(samples)), np.diff(samples.first))
-    totals, counted = inputs.item_statistics.totals(), encoder.counted("item")
+    counted = encoder.counted("item")
     dynamic = np.empty((len(samples.item), len(encoder.layout.item_dynamic)), np.float32)
     for start in range(0, len(samples.item), 200_000):  # blocks keep the [n, actions] counts small
         block = slice(start, start + 200_000)
         before = inputs.item_statistics.before(samples.item[block], refreshed[per_row[block]], counted)
-        dynamic[block] = encoder.item_dynamic(before, totals)
+        dynamic[block] = encoder.item_dynamic(before)
     raw = {name: inputs.catalog.column(name, samples.item) for name in encoder.layout.item_ages}
     with_ages(encoder.layout, dynamic, raw, samples.time[per_row])
     return Sides(user, dynamic)

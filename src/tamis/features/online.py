@@ -30,9 +30,9 @@ def query_features(
     return encoder.user_side(static, np.asarray(counts)[None, :], here)
 
 
-def item_rows(encoder: Encoder, rows: Sequence[ItemRow], totals: Mapping[int, int]) -> dict[str, NDArray[Any]]:
+def item_rows(encoder: Encoder, rows: Sequence[ItemRow]) -> dict[str, NDArray[Any]]:
     """The catalogue's columns for freshly put items: no number of their own, no events yet."""
     plain = [{**row.extra, **msgspec.structs.asdict(row)} for row in rows]
     names = sorted({name for row in plain for name in row})
     raw = {name: [row.get(name) for row in plain] for name in names}
-    return encoder.items(np.full(len(rows), -1), raw, np.zeros((len(rows), len(ACTIONS)), np.float32), totals)
+    return encoder.items(np.full(len(rows), -1), raw, np.zeros((len(rows), len(ACTIONS)), np.float32))

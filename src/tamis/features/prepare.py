@@ -79,7 +79,7 @@ def catalog_of(
     """The catalogue with item statistics as of `until`; row = item number of the data set."""
     numbers = np.arange(len(dataset.items))
     counts = statistics.before(numbers, until, encoder.counted("item"))
-    columns = encoder.items(numbers, raw, counts, statistics.totals())
+    columns = encoder.items(numbers, raw, counts)
     published = columns["publish_time"]
     order = np.argsort(-np.where(np.isfinite(published), published, -np.inf), kind="stable")
     return Catalog.of(np.asarray(dataset.item_ids.keys), columns, order[np.isfinite(published[order])])

@@ -65,16 +65,15 @@ class _Rows:
         self._place[distinct] = 0
         self._steps += 1
         rate, l2 = self._plan.embedding_learning_rate * share, self._plan.l2
-        if self._plan.embedding_optimizer == "adam":
-            root = math.sqrt(1.0 - BETAS[1] ** self._steps)
-            step = rate * root / (1.0 - BETAS[0] ** self._steps)
-            kernel, rates = kernels.adam_rows, (step, EPSILON * root, *BETAS, l2)
-        else:
-            kernel, rates = kernels.adagrad_rows, (rate, EPSILON, l2)
+        root = math.sqrt(1.0 - BETAS[1] ** self._steps)
+        adam = (rate * root / (1.0 - BETAS[0] ** self._steps), EPSILON * root, *BETAS, l2)
 
         def work(_: int, part: Span) -> None:
             rows = slice(*part)
-            kernel(self._weight, self._state, distinct[rows], sums[rows], rates)
+            if self._plan.embedding_optimizer == "adam":
+                kernels.adam_rows(self._weight, self._state, distinct[rows], sums[rows], adam)
+            else:
+                kernels.adagrad_rows(self._weight, self._state, distinct[rows], sums[rows], (rate, EPSILON, l2))
 
         side_by_side(spans(np.arange(count + 1)) if count else [], work)
 

@@ -11,7 +11,6 @@ from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 from scipy.special import expit, logit
 
 from tamis.artifact import load_array, save_arrays
@@ -93,6 +92,8 @@ class Isotonic:
         y, p = _rows(labels, scores)
         if not len(y):
             return cls(np.array([0.0, 1.0]), np.array([_EDGE, 1 - _EDGE]))
+        from scipy.optimize import isotonic_regression  # a second of imports that no server needs
+
         distinct, place = np.unique(p, return_inverse=True)
         rows, positive = np.bincount(place).astype(np.float64), np.bincount(place, y)
         blocks = np.asarray(isotonic_regression(positive / rows, weights=rows).blocks, np.int64)

@@ -50,11 +50,11 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
     extra_negatives: int = 512  # items drawn for each batch besides its own
     extra_exponent: float = 0.75  # … with probability ∝ (positives + 1) ^ this
     unknown_share: float = 0.1  # share of rows trained without their id, for users and items that are new
-    epochs: int = 5  # most passes over the positives
-    patience: int = 1  # epochs without a better validation recall before stopping
-    batch_size: int = 1024  # positives per step
+    epochs: int = 10  # most passes over the positives
+    patience: int = 2  # epochs without a better validation recall before stopping
+    batch_size: int = 512  # positives per step
     learning_rate: float = 1e-3  # of the layers
-    embedding_learning_rate: float = 3e-3  # of the embedding table
+    embedding_learning_rate: float = 5e-3  # of the embedding table
     threads: int = 2  # of torch in training; another number gives other last digits
     index: VectorsConfig = VectorsConfig()  # how the item vectors are searched
 
@@ -118,7 +118,8 @@ class TwoTower:
         nets_module("contrast").fit_two_towers(inputs, config.plan(), seed, nets.path)
         user_tower, item_tower = _open(nets.path)
         vectors = item_vectors(item_tower, inputs.catalog.features(np.arange(len(inputs.catalog))))
-        index = Vectors.build(vectors, config.index, _last_users(inputs, user_tower), seed)
+        wanted = config.limit or len(vectors)
+        index = Vectors.build(vectors, config.index, wanted, _last_users(inputs, user_tower), seed)
         return cls(config, inputs.layout, nets, user_tower, index, FreshVectors(item_tower, len(vectors)))
 
     def recall(self, query: Query) -> Candidates:

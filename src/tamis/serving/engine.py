@@ -188,7 +188,7 @@ class Engine:
             size=size,
             scene=request.scene,
             seed=int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest(), "little"),
-            history=_history(user, view),
+            history=_history(user, view, self.model.history_actions),
             features=self._features(number, user, moment),
             catalog=view.catalog,
             seen=Generations(user.seen),
@@ -221,8 +221,9 @@ def _ranker(funnel: Funnel) -> Funnel | None:
     return Funnel(stages) if stages else None
 
 
-def _history(user: UserRow, view: View) -> History:
+def _history(user: UserRow, view: View, actions: NDArray[np.bool_]) -> History:
     newest_first = user.timeline[::-1]
+    newest_first = newest_first[actions[newest_first["action"]]]
     return History(
         items=view.numbers_of(newest_first["key"]),
         actions=np.ascontiguousarray(newest_first["action"]),

@@ -1,7 +1,7 @@
 """The least HTTP/1.1 client that can keep a connection busy: one request at a time, answers with a content length."""
 
 import asyncio
-from typing import Final, Self
+from typing import Final, Self, cast
 
 _END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length:"
@@ -40,8 +40,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # other loops have transports of other classes
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio: collects until the answer is complete."""

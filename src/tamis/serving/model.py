@@ -53,6 +53,11 @@ class Model(Protocol):
         ...
 
     @property
+    def history_actions(self) -> NDArray[np.bool_]:
+        """[len(ACTIONS)] True for the actions that make up a history; a timeline may hold others too."""
+        ...
+
+    @property
     def user_ids(self) -> Ids: ...
 
     @property

@@ -29,7 +29,7 @@ def vectors() -> np.ndarray:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_finds_nearly_all_of_the_exact_answer_in_order_with_exact_scores(kind: Kind, vectors: np.ndarray) -> None:
-    index = Vectors.build(vectors, VectorsConfig(kind=kind, recall_k=50))
+    index = Vectors.build(vectors, VectorsConfig(kind=kind), k=50)
     queries = unit(np.random.default_rng(2), 40)
     ids, scores = index.search(queries, 50)
     pairs = zip(ids, queries, strict=True)
@@ -41,7 +41,7 @@ def test_finds_nearly_all_of_the_exact_answer_in_order_with_exact_scores(kind: K
 
 
 def test_reading_every_list_finds_everything(vectors: np.ndarray) -> None:
-    index = Vectors.build(vectors, VectorsConfig(kind="ivf", recall_target=1.0, recall_k=20))
+    index = Vectors.build(vectors, VectorsConfig(kind="ivf", recall_target=1.0), k=20)
     assert index.facts.recall == 1.0
 
 
@@ -50,6 +50,12 @@ def test_a_higher_target_reads_more_lists(vectors: np.ndarray) -> None:
     high = Vectors.build(vectors, VectorsConfig(kind="ivf", recall_target=0.99))
     assert low.facts.effort < high.facts.effort
     assert low.facts.recall < high.facts.recall
+
+
+def test_asking_for_more_reads_more_lists(vectors: np.ndarray) -> None:
+    few, many = (Vectors.build(vectors, VectorsConfig(kind="ivf"), k=k) for k in (10, 400))
+    assert few.facts.effort < many.facts.effort
+    assert many.facts.recall >= 0.99
 
 
 def test_the_size_of_the_catalogue_chooses_the_index(vectors: np.ndarray) -> None:

@@ -24,7 +24,7 @@ from tamis.serving.service import Fleet, Service
 from tamis.serving.workers import end_with_parent, fleet_folder, launched, log_as_json, watch_bundles
 from tamis.state.memory import Memory
 from tamis.state.protocol import ItemRow, State
-from tamis.types import Candidates, Catalog, Columns, Features, Query, item_keys
+from tamis.types import ACTIONS, Candidates, Catalog, Columns, Features, Query, item_keys
 
 ITEMS = 60
 NOW = 1_700_000_000.0
@@ -117,6 +117,7 @@ class FakeModel:
     items: int = ITEMS
     funnel: Funnel = field(default_factory=funnel)
     kinds: Mapping[str, str] = field(default_factory=lambda: {"newest": "newest", "near": "itemcf"})
+    history_actions: NDArray[np.bool_] = field(default_factory=lambda: np.ones(len(ACTIONS), np.bool_))
     width: int = 3
     broken_items: tuple[str, ...] = ()
 

@@ -1,0 +1,103 @@
+"""What the server computes for a moment is, byte for byte, what training would have computed for it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from tamis.artifact import open_bundle
+from tamis.assemble import load_model
+from tamis.data.split import by_time
+from tamis.features.batch import net_batch
+from tamis.features.prepare import Moment, prepare
+from tamis.serving.engine import Engine
+from tamis.serving.opening import rows_of
+from tamis.serving.wire import RecommendRequest
+from tamis.state.memory import Memory
+from tamis.state.protocol import Event
+from tamis.types import ACTIONS, Candidates, Page, Query
+
+SIDES = ("user_codes", "user_dense", "history_codes", "item_codes", "item_dense", "item_dynamic", "row_of")
+
+
+@dataclass
+class Catch:
+    """A sink that keeps the query."""
+
+    query: list[Query] = field(default_factory=list)
+
+    def emit(self, query: Query, page: Page) -> None:
+        self.query.append(query)
+
+
+def test_a_live_query_equals_the_training_row_of_the_same_moment(tiny) -> None:
+    config, dataset = tiny.project.config, tiny.dataset
+    split = by_time(dataset, config.split)
+    model = load_model(open_bundle(tiny.project.bundles))
+    configs = (config.features, config.samples, config.train.interest_actions)
+    inputs = prepare(dataset, Moment(split.test_since, split.test_until), configs, encoder=model.encoder)
+    samples, events = inputs.valid, inputs.events
+    rows = np.random.default_rng(3).choice(len(samples), 25, replace=False)
+    users = dict(rows_of(dataset, config.state))
+    for row in rows.tolist():
+        user, now = int(samples.user[row]), float(samples.time[row])
+        external = dataset.user_ids.external(user)
+        state = Memory(config.state)
+        state.put_user(external, users[external].profile)
+        mine = np.flatnonzero((events.user == user) & (events.time < now))
+        state.apply(
+            [
+                Event(
+                    event_id=str(at),
+                    user_id=external,
+                    item_id=dataset.item_ids.external(int(events.item[at])),
+                    action=ACTIONS[events.action[at]],
+                    time=float(events.time[at]),
+                    value=float(events.value[at]),
+                )
+                for at in mine
+            ]
+        )
+        context = {name: value for name, value in samples.context.row(row, named=True).items() if value is not None}
+        scene = samples.scenes[samples.scene[row]]
+        catch = Catch()
+        Engine(model, state, clock=lambda now=now: now).recommend(
+            RecommendRequest(user_id=external, scene=scene, context=context), catch
+        )
+        offline = inputs.batch(samples, np.array([row]))
+        span = slice(int(samples.first[row]), int(samples.first[row + 1]))
+        online = net_batch(model.encoder.layout, catch.query[0], Candidates.of(samples.item[span]))
+        for name in SIDES:
+            one, other = getattr(offline, name), getattr(online, name)
+            assert one.dtype == other.dtype, name
+            assert one.tobytes() == np.ascontiguousarray(other).tobytes(), (name, row)
+
+
+def test_a_planted_future_changes_no_training_row(tiny) -> None:
+    config, dataset = tiny.project.config, tiny.dataset
+    split = by_time(dataset, config.split)
+    moment = Moment(split.valid_since, split.test_since)
+    configs = (config.features, config.samples, config.train.interest_actions)
+    honest = prepare(dataset, moment, configs)
+    later = Moment(split.valid_since, split.test_until)
+    knows_more = prepare(dataset, later, configs, encoder=honest.encoder)  # a log that goes on for another day
+    rows = np.arange(0, len(honest.train), 7)
+    one, other = honest.batch(honest.train, rows), knows_more.batch(knows_more.train, rows)
+    for name in SIDES:
+        assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), name
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_the_encoder_of_training_has_seen_nothing_of_the_held_out_days(tiny, side: str) -> None:
+    config, dataset = tiny.project.config, tiny.dataset
+    split = by_time(dataset, config.split)
+    configs = (config.features, config.samples, config.train.interest_actions)
+    honest = prepare(dataset, Moment(split.valid_since, split.test_since), configs)
+    assert float(honest.events.time.max()) < split.test_since
+    known = getattr(honest.encoder, f"{side}_code")[:-1]
+    offset = next(
+        f.offset for f in honest.layout.user_fields + honest.layout.item_fields if f.name == f"{side}.{side}_id"
+    )
+    counts = np.bincount(getattr(honest.events, side), minlength=len(known))
+    least = getattr(config.features, side)[f"{side}_id"].min_count
+    assert ((known > offset) == (counts >= least)).all()
