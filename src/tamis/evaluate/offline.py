@@ -6,7 +6,7 @@ sampled negatives anywhere. Heads are judged on the logged impressions of the he
 of the net.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -146,15 +146,14 @@ class _Pages:
             if reachable.any():
                 numbers["survival"] = float(np.isin(relevant[reachable], items.ids).mean())
             self.stages.add(stage, **numbers)
-        for name, ids in {"tamis": page.items.ids, **self._others(query)}.items():
+        allowed = _allowed(query)
+        single = {f"{name} alone": ids[allowed[ids]] for name, ids in found_by.items()}
+        for name, ids in {"tamis": page.items.ids, **self._others(query, allowed), **single}.items():
             self._page(name, ids[: query.size], relevant, query.now)
 
-    def _others(self, query: Query) -> Mapping[str, NDArray[np.int64]]:
+    def _others(self, query: Query, allowed: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
         """The pages of popular, random and, in a world, of the oracle, under the same exclusions."""
-        catalog = query.catalog
-        open_items = np.flatnonzero(~catalog.closed & ~query.seen.contains(catalog.keys_of(np.arange(len(catalog)))))
-        allowed = np.zeros(len(catalog), np.bool_)
-        allowed[open_items] = True
+        open_items = np.flatnonzero(allowed)
         draw = np.random.default_rng(query.seed).permutation(open_items)[: query.size]
         pages = {"popular": self.popular[allowed[self.popular]][: query.size], "random": draw}
         if self.oracle is not None:
@@ -187,6 +186,12 @@ class _Pages:
             return {"ndcg@10": 0.0}
         coverage = metrics.coverage(np.concatenate(shown), len(self.past.model.catalog))
         return {**self.quality.means()[name], "coverage": coverage}
+
+
+def _allowed(query: Query) -> NDArray[np.bool_]:
+    """[i] True for the items that may be shown: open and not seen."""
+    catalog = query.catalog
+    return ~(catalog.closed | query.seen.contains(catalog.keys_of(np.arange(len(catalog)))))
 
 
 def _recalls(ids: NDArray[np.int64], relevant: NDArray[np.int64]) -> dict[str, float]:

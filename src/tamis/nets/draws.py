@@ -6,13 +6,14 @@ but not clicked had already passed the whole funnel: it tells the ranking nets s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tamis.data.samples import Samples
 from tamis.errors import ConfigError
+from tamis.nets.labels import SHOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,33 @@ def draw_probabilities(counts: NDArray[np.int64], exponent: float) -> NDArray[np
     """[i] q ∝ (count + 1)^exponent, which sums to 1. The course has count^0.75, where unclicked items never come up."""
     weights = (counts + 1.0) ** exponent
     return np.asarray(weights / max(weights.sum(), 1e-300))
+
+
+def with_unshown(samples: Samples, published: NDArray[np.float64], count: int, seed: int) -> Samples:
+    """The samples with `count` more rows in each request: items nobody was shown, drawn evenly from the catalogue.
+
+    Label "shown" is 1 for the rows that were there, 0 for the new ones; all other labels of those are 0. Only items
+    that were published by the time of the request are drawn (published: [i] seconds, NaN = always there), so that being
+    new is no sign of not being shown; a request before the first publication gets any.
+    """
+    random = np.random.default_rng(seed)
+    since = np.where(np.isfinite(published), published, -np.inf)
+    order = np.argsort(since, kind="stable")
+    there = np.searchsorted(since[order], np.repeat(samples.time, count), "right")
+    there = np.where(there > 0, there, len(published))
+    drawn = order[(random.random(len(there)) * there).astype(np.int64)]
+    counts = np.diff(samples.first)
+    first = np.append(0, np.cumsum(counts + count))
+    old = np.arange(len(samples.item)) + np.repeat(np.arange(len(samples)) * count, counts)
+    new = np.ones(int(first[-1]), np.bool_)
+    new[old] = False
+    item, position = np.empty(len(new), np.int32), np.full(len(new), -1, np.int16)
+    item[old], item[new], position[old] = samples.item, drawn, samples.position
+    labels = {SHOWN: (~new).astype(np.float32)}
+    for name, label in samples.labels.items():
+        labels[name] = np.zeros(len(new), np.float32)
+        labels[name][old] = label
+    return replace(samples, first=first, item=item, position=position, labels=labels)
 
 
 class Drawer:

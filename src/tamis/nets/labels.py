@@ -6,6 +6,7 @@ from typing import Final
 from tamis.data.samples import Samples
 
 PLAY: Final = "play"
+SHOWN: Final = "shown"  # 1 for a row that was shown, 0 for one drawn from the catalogue; see draws.with_unshown
 AFTER_CLICK: Final = ("like", "collect", "share", "comment", "follow")
 GATED_SHARE: Final = 0.99  # of a head's positives that were clicked, from which on the click counts as its gate
 

@@ -12,7 +12,9 @@ own: both layers can form it from u∘v. With one user, the part of `first` for 
 u∘v are one matrix, so that a candidate costs three small products (`Join.served`). (Wang et al., "COLD", DLP-KDD 2020.)
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -25,9 +27,11 @@ from torch import Tensor, nn
 from tamis.features.batch import NetBatch
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import TensorBatch, tensors
+from tamis.nets.draws import with_unshown
 from tamis.nets.embed import Standardize
 from tamis.nets.export import export
 from tamis.nets.heads import HeadPlan, Targets, loss, starts
+from tamis.nets.labels import SHOWN
 from tamis.nets.layers import linear
 from tamis.nets.loop import Problem, Report, train
 from tamis.nets.spread import Rows, spread
@@ -110,9 +114,17 @@ class _Served(nn.Module):
 
 
 def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -> Report:
-    """Trains on the shown rows of `inputs.train`, acted on or not; writes user.onnx, item.onnx and join.onnx."""
-    net, heads = ThreeTowers(inputs, plan, seed), head_plan(plan)
-    net.join.start_at(starts(heads, inputs.train))
+    """Trains on the shown rows of `inputs.train`, acted on or not; writes user.onnx, item.onnx and join.onnx.
+
+    With `plan.unshown` the last head is "shown": it learns from rows drawn from the catalogue besides, the others from
+    the shown ones alone.
+    """
+    begin = starts(head_plan(plan), inputs.train)
+    if plan.unshown:
+        inputs, plan = _with_unshown(inputs, plan, seed), replace(plan, heads=(*plan.heads, SHOWN))
+        begin.append(math.log(max(1, len(inputs.train.item)) / max(1, plan.unshown * len(inputs.train)) - 1 + 1e-4))
+    net = ThreeTowers(inputs, plan, seed)
+    net.join.start_at(begin)
     users, items = id_fields(inputs)
     random = np.random.default_rng((seed, 1))
 
@@ -121,7 +133,7 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
         hide(made.user_codes, users, plan.unknown_share, random)
         hide(made.item_codes, items, plan.unknown_share, random)
         whole = tensors(made)
-        return whole, heads.targets(whole.labels)
+        return whole, targets(whole, plan)
 
     problem = Problem(
         rows=np.diff(inputs.train.first),
@@ -136,9 +148,25 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
     return report
 
 
+def _with_unshown(inputs: Inputs, plan: LightPlan, seed: int) -> Inputs:
+    """The inputs with rows nobody was shown; a cache of its own, so that it goes with them."""
+    published = inputs.catalog.column("publish_time", np.arange(len(inputs.catalog)))
+    train_, valid = (with_unshown(part, published, plan.unshown, seed) for part in (inputs.train, inputs.valid))
+    return replace(inputs, train=train_, valid=valid, _sides={})
+
+
 def head_plan(plan: LightPlan) -> HeadPlan:
     """The heads as the ranking nets know them: one loss and one click mask for both."""
     return HeadPlan(plan.heads, frozenset(plan.per_click), {}, "ratio")
+
+
+def targets(batch: TensorBatch, plan: LightPlan) -> Targets:
+    """What each head should say; rows that were not shown teach only the head "shown"."""
+    made = head_plan(plan).targets(batch.labels)
+    if SHOWN not in plan.heads:
+        return made
+    everywhere = torch.tensor([[float(name == SHOWN)] for name in plan.heads])
+    return Targets(made.labels, made.weights * torch.maximum(everywhere, batch.labels[SHOWN]))
 
 
 def export_three_towers(net: ThreeTowers, inputs: Inputs, folder: Path) -> None:
@@ -160,6 +188,6 @@ def _judged(net: ThreeTowers, inputs: Inputs, plan: LightPlan) -> float:
     total, count = 0.0, 0
     for start in range(0, len(requests), 256):
         batch = tensors(inputs.batch(valid, requests[start : start + 256]))
-        total += float(loss(net(batch).T, head_plan(plan).targets(batch.labels))) * len(batch.row_of)
+        total += float(loss(net(batch).T, targets(batch, plan))) * len(batch.row_of)
         count += len(batch.row_of)
     return -total / max(1, count)

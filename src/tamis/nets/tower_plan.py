@@ -61,6 +61,7 @@ class LightPlan:
 
     heads: names of the labels to predict.   per_click: those of them that are rates per click.
     cross_layers: widths of the cross tower.   join_size: of the layer where the three outputs meet.
+    unshown: rows drawn from the catalogue for each request; 0 = none.
     unknown_share: as in ContrastPlan.   judge_requests: validation requests that are scored after each epoch.
     """
 
@@ -70,6 +71,7 @@ class LightPlan:
     per_click: tuple[str, ...]
     cross_layers: tuple[int, ...]
     join_size: int
+    unshown: int
     unknown_share: float
     judge_requests: int = 4000
 

@@ -4,11 +4,14 @@ The user tower runs once per request; item vectors were computed when training e
 memory-mapped array; only the cross tower (how an item does at the moment) and the small joining net run per candidate.
 An item published since the bundle was made goes through the item tower once, when it is first seen.
 
-Score: Σ over heads weight · P(head), where a head that is a rate per click counts as P(like) = p_click · p_like.
+Score: P(shown)^shown_power · Σ over heads weight · P(head), where a rate per click counts as P(like) = p_click · p_like.
+Rates are learnt from what was shown, but most candidates here never were, and among those a rate is a guess far from
+the data. The head "shown" tells such items apart: it learns shown rows against rows drawn from the catalogue. Without
+it the positives of a held-out day came out behind those of a popularity list (docs/results.md).
+(After Ma et al., "Entire space multi-task model", SIGIR 2018.)
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -26,11 +29,11 @@ from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.item_vectors import FreshVectors, item_vectors
-from tamis.nets.labels import per_click_heads, unlearnable
+from tamis.nets.labels import SHOWN, per_click_heads, unlearnable
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import LightPlan, TowerPlan
-from tamis.types import Candidates, Catalog, Columns, Query
+from tamis.types import Action, Candidates, Catalog, Columns, Query
 
 log = structlog.get_logger(__name__)
 _FACTS_FILE: Final = "three_tower.json"
@@ -49,6 +52,8 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
     cross_layers: tuple[int, ...] = (16,)  # layers of the cross tower: it runs per candidate, keep it small
     join_size: int = 32  # width of the layer where the towers meet: it runs per candidate too
     pooling: str = "mean"  # of the history; nothing else can be computed once per request
+    unshown: int = 4  # rows drawn from the catalogue for each request, for the head "shown"; 0 = no such head
+    shown_power: float = 1.0  # how much the score heeds the head "shown"; 0 = not at all
     unknown_share: float = 0.1  # share of rows trained without their id, for users and items that are new
     epochs: int = 3  # most passes over the shown rows
     patience: int = 1  # epochs without a better validation loss before stopping
@@ -91,6 +96,7 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
             per_click=per_click,
             cross_layers=self.cross_layers,
             join_size=self.join_size,
+            unshown=self.unshown,
             unknown_share=self.unknown_share,
         )
 
@@ -134,7 +140,11 @@ class ThreeTower:
             log.warning("heads dropped", heads=dropped)
         per_click = per_click_heads(config.per_click, heads, inputs.train)
         nets = NetFolder.temporary()
-        nets_module("three_towers").fit_three_towers(inputs, config.plan(heads, per_click), seed, nets.path)
+        plan = config.plan(heads, per_click)
+        if not (inputs.events.action == Action.IMPRESSION).any():  # the rows have drawn negatives already
+            plan = replace(plan, unshown=0)
+        nets_module("three_towers").fit_three_towers(inputs, plan, seed, nets.path)
+        heads = (*heads, SHOWN) if plan.unshown else heads
         user_tower, item_tower, join = _open(nets.path)
         vectors = item_vectors(item_tower, inputs.catalog.features(np.arange(len(inputs.catalog))))
         facts = ThreeTowerFacts(layout=inputs.layout, heads=heads, per_click=per_click, dropped=dropped)
@@ -152,7 +162,7 @@ class ThreeTower:
             user=user, items=self._vectors(query.catalog, items.ids), dynamic=query_dynamic(layout, query, items.ids)
         )["rates"]
         columns: dict[str, NDArray[Any]] = {f"pre_{name}": rates[:, at] for at, name in enumerate(self.facts.heads)}
-        return {**columns, "score": fused(rates, self.facts, self.config.weights)}
+        return {**columns, "score": fused(rates, self.facts, self.config)}
 
     def _vectors(self, catalog: Catalog, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """[n, d] of any items of the catalogue."""
@@ -184,13 +194,15 @@ class ThreeTower:
         return cls(config, facts, NetFolder(folder), user_tower, join, vectors, fresh)
 
 
-def fused(rates: NDArray[np.float32], facts: ThreeTowerFacts, weights: Mapping[str, float]) -> NDArray[np.float64]:
-    """[n] Σ weight · P(head): rates [n, heads]; rates per click are multiplied by the click rate if there is one."""
-    weight = np.array([weights.get(name, 1.0) for name in facts.heads])
+def fused(rates: NDArray[np.float32], facts: ThreeTowerFacts, config: ThreeTowerConfig) -> NDArray[np.float64]:
+    """[n] P(shown)^shown_power · Σ weight · P(head), from rates [n, heads]; heads that are not there are left out."""
+    weight = np.array([config.weights.get(name, 1.0) if name != SHOWN else 0.0 for name in facts.heads])
     after_click = np.array([name in facts.per_click and "click" in facts.heads for name in facts.heads])
     score = rates @ np.where(after_click, 0.0, weight)
     if after_click.any():
         score += rates[:, facts.heads.index("click")] * (rates @ np.where(after_click, weight, 0.0))
+    if SHOWN in facts.heads and config.shown_power:
+        score = score * rates[:, facts.heads.index(SHOWN)].astype(np.float64) ** config.shown_power
     return np.asarray(score)
 
 
