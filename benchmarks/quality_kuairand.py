@@ -1,6 +1,6 @@
 """KuaiRand (train to 29 April, test 30 April): the funnel's report, against popularity and a logistic regression.
 
-The regression sees the same encoded features of the same rows: one-hot codes (history entries as a bag) and all numbers.
+The regression sees the same encoded features of the same rows: one-hot codes (history as a bag) and all numbers.
 Usage: python benchmarks/quality_kuairand.py [--keep FOLDER]
 """
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tamis.errors import StepError
 from tamis.stages import Filter, Scorer, Selector, Source, Step
-from tamis.types import Candidates, Columns, Page, Query, StepTrace
+from tamis.types import Candidates, Page, Query, StepTrace
 
 KINDS: Final = (("source", Source), ("scorer", Scorer), ("filter", Filter), ("selector", Selector))
 MOST_SOURCES: Final = 63  # one bit each in the int64 column `found_by`
@@ -85,6 +85,7 @@ class _Run:
     query: Query
     items: Candidates
     trace: list[StepTrace] = field(default_factory=list)
+    found: list[tuple[int, str, Candidates]] = field(default_factory=list)  # of sources, not united yet
 
     def stage(self, stage: Stage) -> None:
         began = perf_counter()
@@ -92,15 +93,18 @@ class _Run:
         pending = self._submit(stage)
         for name, step in stage.steps.items():
             kind = self.funnel._kinds[stage.name, name]
-            before, start = len(self.items), perf_counter()
+            start = perf_counter()
+            if kind != "source":
+                self._unite()
+            before = len(self.items)
             left = stage.budget_ms / 1000 - (start - began) if stage.budget_ms else None
-            status, error = "ok", ""
+            status, error, rows = "ok", "", before
             try:
                 if kind == "source" and left is not None and left <= 0 and not (pending and pending[name].done()):
                     raise TimeoutError(f"stage {stage.name} had used its {stage.budget_ms:g} ms")
                 if kind == "selector" and not ordered:
                     self.items = _best(self.items, len(self.items))
-                self._apply(name, step, kind, pending.get(name), left)
+                rows = self._apply(name, step, kind, pending.get(name), left)
                 ordered = kind == "selector" or (ordered and kind == "filter")
             except StepError:
                 raise
@@ -109,13 +113,14 @@ class _Run:
                     raise
                 status = "late" if isinstance(outage, TimeoutError) else "failed" if kind == "source" else "skipped"
                 error = f"{type(outage).__name__}: {outage}"
+                rows = 0 if kind == "source" else before
             took = (perf_counter() - start) * 1000
-            self.trace.append(StepTrace(stage.name, name, kind, before, len(self.items), took, status, error))
+            self.trace.append(StepTrace(stage.name, name, kind, before, rows, took, status, error))
+        self._unite()
         limit = stage.limit or self.query.size
         self.items = self.items.take(slice(limit)) if ordered else _best(self.items, limit)
-        if pending:
-            for future in pending.values():
-                future.cancel()
+        for future in pending.values():
+            future.cancel()
 
     def _submit(self, stage: Stage) -> dict[str, "Future[Candidates]"]:
         if not stage.parallel or self.funnel._pool is None:
@@ -124,11 +129,13 @@ class _Run:
         sources = {name: step for name, step in stage.steps.items() if kinds[stage.name, name] == "source"}
         return {name: pool.submit(step.recall, self.query) for name, step in sources.items()}  # type: ignore[union-attr]
 
-    def _apply(self, name: str, step: Any, kind: str, pending: "Future[Candidates] | None", left: float | None) -> None:
+    def _apply(self, name: str, step: Any, kind: str, pending: "Future[Candidates] | None", left: float | None) -> int:
+        """Runs one step and applies what it says; returns the rows it leaves, for a source those it found."""
         if kind == "source":
             found = pending.result(left) if pending else step.recall(self.query)
-            self.items = _union(self.items, found, self.funnel.channels.index(name), name)
-        elif kind == "filter":
+            self.found.append((self.funnel.channels.index(name), name, found))
+            return len(found)
+        if kind == "filter":
             mask = step.keep(self.query, self.items)
             if mask.dtype != np.bool_ or mask.shape != self.items.ids.shape:
                 raise StepError(f"{name}: mask is {mask.dtype} {mask.shape}, wanted bool ({len(self.items)},)")
@@ -139,6 +146,13 @@ class _Run:
                 self.items = self.items.add(step.score(self.query, self.items))
         elif len(self.items):
             self.items = self.items.take(_checked(step.pick(self.query, self.items), len(self.items), name))
+        return len(self.items)
+
+    def _unite(self) -> None:
+        """The rows of all sources since the last union become part of the table."""
+        if self.found:
+            self.items = _union(self.items, self.found)
+            self.found = []
 
 
 def _kind(stage: str, name: str, step: Step) -> str:
@@ -148,36 +162,40 @@ def _kind(stage: str, name: str, step: Step) -> str:
     return kinds[0]
 
 
-def _union(items: Candidates, found: Candidates, channel: int, name: str) -> Candidates:
-    """`items` with the rows of `found` that are new, and the provenance of both.
+def _union(items: Candidates, found: Sequence[tuple[int, str, Candidates]]) -> Candidates:
+    """The table with the rows of all sources, in the order they first came, and where each was found.
 
     Columns: channel [n] int16 the first source that found the row; found_by [n] int64 one bit per source; score [n]
     minus the best rank in any source, so that a cut at the recall limit is a snake merge of the sources.
     """
-    count = len(found)
-    if len(np.unique(found.ids)) != count:
-        raise StepError(f"{name}: the source returned an item twice")
-    rank_score = -np.arange(count, dtype=np.float64)
-    bit = np.full(count, np.int64(1) << channel)
-    if not len(items):
-        columns: Columns = {"channel": np.full(count, channel, np.int16), "found_by": bit, "score": rank_score}
-        return Candidates(found.ids.astype(np.int64, copy=False), columns)
-    order = np.argsort(items.ids, kind="stable")
-    at = np.minimum(np.searchsorted(items.ids, found.ids, sorter=order), len(items) - 1)
-    row = order[at]
-    known = items.ids[row] == found.ids
-    new = ~known
-    found_by, score = items.column("found_by").copy(), items.column("score").copy()
-    found_by[row[known]] |= bit[known]
-    score[row[known]] = np.maximum(score[row[known]], rank_score[known])
-    return Candidates(
-        np.concatenate([items.ids, found.ids[new]]),
-        {
-            "channel": np.concatenate([items.column("channel"), np.full(int(new.sum()), channel, np.int16)]),
-            "found_by": np.concatenate([found_by, bit[new]]),
-            "score": np.concatenate([score, rank_score[new]]),
-        },
-    )
+    sizes = [len(rows) for _, _, rows in found]
+    ids = np.concatenate([items.ids, *(rows.ids for _, _, rows in found)]).astype(np.int64, copy=False)
+    channel = np.repeat(np.array([number for number, _, _ in found], np.int16), sizes)
+    bits = np.left_shift(np.int64(1), channel.astype(np.int64))
+    score = np.concatenate([-np.arange(size, dtype=np.float64) for size in sizes])
+    if len(items):
+        channel = np.concatenate([items.column("channel"), channel])
+        bits = np.concatenate([items.column("found_by"), bits])
+        score = np.concatenate([items.column("score"), score])
+    order = np.argsort(ids, kind="stable")
+    ids_sorted = ids[order]
+    same = ids_sorted[1:] == ids_sorted[:-1]
+    twice = same & (channel[order[1:]] == channel[order[:-1]]) & (order[:-1] >= len(items))
+    if twice.any():
+        number = int(channel[order[1:]][twice][0])
+        raise StepError(f"{next(name for c, name, _ in found if c == number)}: the source returned an item twice")
+    starts = np.flatnonzero(np.concatenate([[True], ~same])) if len(ids) else order
+    if not len(starts):
+        return Candidates(ids, {"channel": channel, "found_by": bits, "score": score})
+    first = order[starts]  # the sort is stable: the earliest place of each item
+    place = np.argsort(first)
+    rows = first[place]
+    columns = {
+        "channel": channel[rows],
+        "found_by": np.bitwise_or.reduceat(bits[order], starts)[place],
+        "score": np.maximum.reduceat(score[order], starts)[place],
+    }
+    return Candidates(ids[rows], columns)
 
 
 def _best(items: Candidates, limit: int) -> Candidates:

@@ -1,7 +1,7 @@
 """What every `fit` gets: the data of the training period and nothing after it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class Inputs:
     item_statistics: Statistics
     interest_actions: tuple[str, ...] = ("click", "like", "collect", "share")
     progress: Progress = silent
-    _sides: dict[int, Sides] = field(default_factory=dict)
+    _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
 
     @property
     def layout(self) -> Layout:
@@ -80,8 +80,12 @@ class Inputs:
     def sides(self, samples: Samples) -> Sides:
         """The changing sides of `samples`, computed at the first call and kept."""
         if id(samples) not in self._sides:
-            self._sides[id(samples)] = _sides(self, samples)
-        return self._sides[id(samples)]
+            self._sides[id(samples)] = samples, _sides(self, samples)  # held, so that its id is not given again
+        return self._sides[id(samples)][1]
+
+    def with_samples(self, train: Samples, valid: Samples) -> "Inputs":
+        """The same inputs with other samples, and a cache of sides of their own."""
+        return replace(self, train=train, valid=valid, _sides={})
 
     def batch(self, samples: Samples, requests: NDArray[np.int64]) -> NetBatch:
         """Any requests of `samples` (their positions, [r]) with all their candidates, as a net reads them."""

@@ -121,8 +121,10 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
     """
     begin = starts(head_plan(plan), inputs.train)
     if plan.unshown:
+        shown = max(1, len(inputs.train.item))
+        share = shown / (shown + plan.unshown * max(1, len(inputs.train)))
         inputs, plan = _with_unshown(inputs, plan, seed), replace(plan, heads=(*plan.heads, SHOWN))
-        begin.append(math.log(max(1, len(inputs.train.item)) / max(1, plan.unshown * len(inputs.train)) - 1 + 1e-4))
+        begin.append(math.log(share / (1 - share)))
     net = ThreeTowers(inputs, plan, seed)
     net.join.start_at(begin)
     users, items = id_fields(inputs)
@@ -149,10 +151,10 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
 
 
 def _with_unshown(inputs: Inputs, plan: LightPlan, seed: int) -> Inputs:
-    """The inputs with rows nobody was shown; a cache of its own, so that it goes with them."""
+    """The inputs with rows nobody was shown."""
     published = inputs.catalog.column("publish_time", np.arange(len(inputs.catalog)))
     train_, valid = (with_unshown(part, published, plan.unshown, seed) for part in (inputs.train, inputs.valid))
-    return replace(inputs, train=train_, valid=valid, _sides={})
+    return inputs.with_samples(train_, valid)
 
 
 def head_plan(plan: LightPlan) -> HeadPlan:

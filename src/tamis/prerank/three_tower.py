@@ -4,7 +4,7 @@ The user tower runs once per request; item vectors were computed when training e
 memory-mapped array; only the cross tower (how an item does at the moment) and the small joining net run per candidate.
 An item published since the bundle was made goes through the item tower once, when it is first seen.
 
-Score: P(shown)^shown_power · Σ over heads weight · P(head), where a rate per click counts as P(like) = p_click · p_like.
+Score: P(shown)^shown_power · Σ over heads weight · P(head); a rate per click counts as P(like) = p_click · p_like.
 Rates are learnt from what was shown, but most candidates here never were, and among those a rate is a guess far from
 the data. The head "shown" tells such items apart: it learns shown rows against rows drawn from the catalogue. Without
 it the positives of a held-out day came out behind those of a popularity list (docs/results.md).
@@ -196,14 +196,15 @@ class ThreeTower:
 
 def fused(rates: NDArray[np.float32], facts: ThreeTowerFacts, config: ThreeTowerConfig) -> NDArray[np.float64]:
     """[n] P(shown)^shown_power · Σ weight · P(head), from rates [n, heads]; heads that are not there are left out."""
+    exact = rates.astype(np.float64)
     weight = np.array([config.weights.get(name, 1.0) if name != SHOWN else 0.0 for name in facts.heads])
     after_click = np.array([name in facts.per_click and "click" in facts.heads for name in facts.heads])
-    score = rates @ np.where(after_click, 0.0, weight)
+    score: NDArray[np.float64] = exact @ np.where(after_click, 0.0, weight)
     if after_click.any():
-        score += rates[:, facts.heads.index("click")] * (rates @ np.where(after_click, weight, 0.0))
+        score += exact[:, facts.heads.index("click")] * (exact @ np.where(after_click, weight, 0.0))
     if SHOWN in facts.heads and config.shown_power:
-        score = score * rates[:, facts.heads.index(SHOWN)].astype(np.float64) ** config.shown_power
-    return np.asarray(score)
+        score *= exact[:, facts.heads.index(SHOWN)] ** config.shown_power
+    return score
 
 
 def _open(folder: Path) -> tuple[Session, Session, Session]:

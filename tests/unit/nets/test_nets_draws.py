@@ -7,7 +7,7 @@ from toy_world import Toy
 
 from tamis.data.samples import Samples, Timeline
 from tamis.errors import ConfigError
-from tamis.nets.draws import Drawer, acted_rows, draw_probabilities
+from tamis.nets.draws import Drawer, acted_rows, draw_probabilities, with_unshown
 
 
 def samples_of(rows: list[tuple[int, list[int], list[int]]], users: int, past: list[tuple[int, int]] = ()) -> Samples:
@@ -123,3 +123,36 @@ def test_actions_that_the_data_does_not_know_are_an_error(toy: Toy) -> None:
         acted_rows(toy.inputs.train, ["purchase"])
     both = acted_rows(toy.inputs.train, ["purchase", "like"])
     assert both.sum() == toy.inputs.train.labels["like"].sum()
+
+
+def test_unshown_rows_are_added_to_every_request_and_labelled_as_such() -> None:
+    samples = samples_of([(0, [1, 2, 3], [2]), (1, [4], [4])], 2)
+    made = with_unshown(samples, np.full(50, np.nan), 3, seed=1)
+    assert made.first.tolist() == [0, 6, 10]
+    shown = made.labels["shown"] == 1
+    assert shown.tolist() == [True] * 3 + [False] * 3 + [True] + [False] * 3
+    np.testing.assert_array_equal(made.item[shown], samples.item)
+    np.testing.assert_array_equal(made.labels["click"][shown], samples.labels["click"])
+    assert made.labels["click"][~shown].sum() == 0
+    assert (made.position[~shown] == -1).all()
+    assert made.timeline is samples.timeline
+    again = with_unshown(samples, np.full(50, np.nan), 3, seed=1)
+    np.testing.assert_array_equal(made.item, again.item)
+
+
+def test_unshown_rows_are_drawn_evenly_among_what_was_published_by_then() -> None:
+    samples = samples_of([(0, [1], [1]), (1, [1], [1])], 2)  # at the times 1 and 2
+    published = np.array([0.5, np.nan, 1.0, 1.5, 2.5])
+    made = with_unshown(samples, published, 3000, seed=1)
+    for request, there in ((0, [0, 1, 2]), (1, [0, 1, 2, 3])):
+        rows = slice(int(made.first[request]) + 1, int(made.first[request + 1]))
+        counts = np.bincount(made.item[rows], minlength=5)
+        assert np.flatnonzero(counts).tolist() == there
+        np.testing.assert_allclose(counts[there] / 3000, 1 / len(there), atol=0.04)
+    early = with_unshown(samples, np.full(5, 9.0), 4, seed=1)
+    assert (early.item < 5).all()
+
+
+def test_samples_without_requests_stay_empty() -> None:
+    made = with_unshown(samples_of([], 2), np.zeros(5), 4, seed=1)
+    assert len(made) == len(made.item) == 0

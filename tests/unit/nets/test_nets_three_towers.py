@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,11 @@ from tamis.nets.batch import tensors
 from tamis.nets.heads import loss
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.session import Session
-from tamis.nets.three_towers import ThreeTowers, export_three_towers, head_plan
+from tamis.nets.three_towers import ThreeTowers, export_three_towers, targets
 from tamis.nets.tower_plan import LightPlan, TowerPlan
 
 TOWERS = TowerPlan(embedding_size=4, user_layers=(16,), item_layers=(8,), vector_size=6)
-PLAN = LightPlan(TOWERS, TrainingPlan(threads=1), ("click", "like"), ("like",), (5, 4), 7, 0.0)
+PLAN = LightPlan(TOWERS, TrainingPlan(threads=1), ("click", "like"), ("like",), (5, 4), 7, 0, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +59,21 @@ def test_rows_without_a_click_teach_nothing_about_likes(toy: Toy, net: ThreeTowe
     net.train()
     batch = batch_of(toy, [1, 2])
     nothing = {name: torch.zeros_like(label) for name, label in batch.labels.items()}
-    loss(net(batch).T, head_plan(PLAN).targets(nothing)).backward()
+    loss(net(batch).T, targets(batch._replace(labels=nothing), PLAN)).backward()
     click, like = net.join.heads.weight.grad
     assert click.abs().sum() > 0
     assert like.abs().sum() == 0
     net.zero_grad()
     net.towers.table.taken.clear()
+
+
+def test_rows_nobody_was_shown_teach_only_the_head_shown(toy: Toy) -> None:
+    plan = replace(PLAN, heads=("click", "like", "shown"))
+    labels = {
+        "click": torch.tensor([1.0, 0.0, 0.0]),
+        "like": torch.tensor([1.0, 0.0, 0.0]),
+        "shown": torch.tensor([1.0, 1.0, 0.0]),
+    }
+    made = targets(batch_of(toy, [0])._replace(labels=labels), plan)
+    assert made.weights.tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 1]]
+    assert made.labels[2].tolist() == [1, 1, 0]

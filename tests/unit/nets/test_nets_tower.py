@@ -94,7 +94,7 @@ def test_attention_over_the_history_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         TowerPlan(user_layers=(0,))
     with pytest.raises(ConfigError, match="head"):
-        LightPlan(PLAN, TrainingPlan(), (), (), (4,), 8, 0.0)
+        LightPlan(PLAN, TrainingPlan(), (), (), (4,), 8, 0, 0.0)
 
 
 def test_the_same_seed_gives_the_same_weights(toy: Toy) -> None:

@@ -93,16 +93,16 @@ def test_the_users_cluster_scores_higher_and_likes_follow_the_items(toy: Toy, pa
 
 def test_every_head_is_a_rate_and_the_score_is_their_weighted_sum(toy: Toy, part: ThreeTower) -> None:
     columns = part.score(toy.query(9, [1]), EVERYTHING)
-    assert set(columns) == {"pre_click", "pre_like", "score"}
-    for name in ("pre_click", "pre_like"):
+    assert set(columns) == {"pre_click", "pre_like", "pre_shown", "score"}
+    for name in ("pre_click", "pre_like", "pre_shown"):
         assert columns[name].shape == (240,)
         assert ((columns[name] > 0) & (columns[name] < 1)).all()
-    wanted = columns["pre_click"] * (1.0 + columns["pre_like"])
+    wanted = columns["pre_shown"] * columns["pre_click"] * (1.0 + columns["pre_like"])
     np.testing.assert_allclose(columns["score"], wanted, rtol=1e-5)
 
 
 def test_weights_may_change_without_training(toy: Toy, part: ThreeTower) -> None:
-    other = replace(part, config=ThreeTowerConfig(weights={"click": 0.0, "like": 5.0}))
+    other = replace(part, config=ThreeTowerConfig(weights={"click": 0.0, "like": 5.0}, shown_power=0.0))
     columns = other.score(toy.query(9, [1]), EVERYTHING)
     np.testing.assert_allclose(columns["score"], 5 * columns["pre_click"] * columns["pre_like"], rtol=1e-5)
 
@@ -112,11 +112,30 @@ def facts_of(part: ThreeTower, *heads: str, per_click: tuple[str, ...] = ("like"
 
 
 def test_fusion_multiplies_rates_per_click_by_the_click_rate(part: ThreeTower) -> None:
-    rates, weights = np.array([[0.1, 0.2, 0.05]], np.float32), {"like": 2.0, "collect": 4.0}
-    assert fused(rates, facts_of(part, "click", "like", "collect"), weights) == pytest.approx([0.16])
-    assert fused(rates, facts_of(part, "click", "like", "collect", per_click=()), weights) == pytest.approx([0.7])
-    assert fused(rates[:, :1], facts_of(part, "click"), weights) == pytest.approx([0.1])
-    assert fused(rates[:, 1:], facts_of(part, "like", "collect"), weights) == pytest.approx([0.6])
+    rates, config = np.array([[0.1, 0.2, 0.05]], np.float32), ThreeTowerConfig(weights={"like": 2.0, "collect": 4.0})
+    assert fused(rates, facts_of(part, "click", "like", "collect"), config) == pytest.approx([0.16])
+    assert fused(rates, facts_of(part, "click", "like", "collect", per_click=()), config) == pytest.approx([0.7])
+    assert fused(rates[:, :1], facts_of(part, "click"), config) == pytest.approx([0.1])
+    assert fused(rates[:, 1:], facts_of(part, "like", "collect"), config) == pytest.approx([0.6])
+
+
+def test_fusion_heeds_the_head_shown_as_much_as_it_is_told(part: ThreeTower) -> None:
+    rates, facts = np.array([[0.1, 0.25]], np.float32), facts_of(part, "click", "shown")
+    for power, wanted in ((0.0, 0.1), (0.5, 0.05), (1.0, 0.025)):
+        assert fused(rates, facts, ThreeTowerConfig(shown_power=power)) == pytest.approx([wanted])
+
+
+def test_rows_drawn_from_the_catalogue_are_only_for_logs_of_what_was_shown(toy: Toy, part: ThreeTower) -> None:
+    assert part.facts.heads[-1] == "shown"
+    events = toy.inputs.events
+    without = replace(toy.inputs, events=events.take(events.action != 0), _sides={})
+    assert ThreeTower.fit(replace_epochs(0), without, 1).facts.heads == ("click", "like")
+    none = ThreeTower.fit(ThreeTowerConfig(epochs=0, threads=1, unshown=0), toy.inputs, 1)
+    assert none.facts.heads == ("click", "like")
+
+
+def replace_epochs(epochs: int) -> ThreeTowerConfig:
+    return ThreeTowerConfig(epochs=epochs, threads=1, vector_size=16)
 
 
 def with_column(catalog: Catalog, name: str, rows: list[int], change: float) -> Catalog:
@@ -150,7 +169,7 @@ def test_a_static_change_of_a_fresh_item_renews_its_vector_and_no_other(toy: Toy
 
 
 def test_another_model_brings_its_own_item_vectors(toy: Toy, part: ThreeTower) -> None:
-    other = ThreeTower.fit(ThreeTowerConfig(epochs=0, threads=1, vector_size=16), toy.inputs, 8)
+    other = ThreeTower.fit(replace_epochs(0), toy.inputs, 8)
     assert other.vectors.shape == part.vectors.shape
     assert not np.allclose(other.vectors, part.vectors)
     session = Session.open(part.nets.path / "item.onnx")
@@ -179,7 +198,7 @@ def test_saved_and_loaded_scores_the_same_and_the_same_seed_gives_the_same_bytes
 
 
 def test_heads_that_the_data_does_not_know_are_left_out_and_none_is_an_error(toy: Toy, part: ThreeTower) -> None:
-    assert part.facts.heads == ("click", "like")
+    assert part.facts.heads == ("click", "like", "shown")
     assert part.facts.per_click == ("like",)
     assert set(part.facts.dropped) == {"collect", "share"}
     with pytest.raises(ConfigError, match=r"purchase.*click"):
