@@ -131,8 +131,8 @@ def toy_world(users: int = 120, items: int = 240, requests: int = 10, shown: int
         users=encoder.users(np.arange(users), raw["user"]),
         events=events,
         until=until,
-        train=_part(samples, 0, cut),
-        valid=_part(samples, cut, len(user)),
+        train=part_of(samples, 0, cut),
+        valid=part_of(samples, cut, len(user)),
         user_statistics=statistics[0],
         item_statistics=statistics[1],
     )
@@ -174,7 +174,8 @@ def _samples(shown_rows, click, like, users: int) -> Samples:
     )
 
 
-def _part(samples: Samples, begin: int, end: int) -> Samples:
+def part_of(samples: Samples, begin: int, end: int) -> Samples:
+    """The requests begin : end of the samples."""
     rows = slice(int(samples.first[begin]), int(samples.first[end]))
     return replace(
         samples,

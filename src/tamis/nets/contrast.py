@@ -22,7 +22,7 @@ from tamis.nets.batch import tensor
 from tamis.nets.draws import Drawer, acted_rows
 from tamis.nets.loop import Problem, Report, train
 from tamis.nets.tower import Towers, export_towers, hide, id_fields, numbers_of
-from tamis.nets.tower_plan import ContrastPlan
+from tamis.nets.tower_plan import ContrastPlan, without_judge
 
 _MASKED: Final = -1e4  # finite: a row with every negative masked must still have a gradient
 _ITEMS_AT_ONCE: Final = 8192
@@ -63,7 +63,7 @@ def fit_two_towers(inputs: Inputs, plan: ContrastPlan, seed: int, folder: Path) 
         name="two towers",
         progress=inputs.progress,
     )
-    report = train(towers, problem, plan.training, seed)
+    report = train(towers, problem, without_judge(plan.training, len(judge.requests)), seed)
     export_towers(towers, inputs.layout, folder)
     return report
 

@@ -1,6 +1,7 @@
 """The fused embedding table: every categorical feature of both sides in one array, gathered once per side."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -56,14 +57,14 @@ class Table(nn.Module):
             return rows.flatten(1)
         there = (codes != 0).to(rows.dtype)
         pooled, start = [], 0
-        for width in widths:
-            part = rows[:, start : start + width]
-            if width == 1:
-                pooled.append(part.squeeze(1))
-            else:
-                count = there[:, start : start + width].sum(1, keepdim=True).clamp(min=1.0)
-                pooled.append(part.sum(1) / count)
-            start += width
+        for width, fields in groupby(widths):  # neighbours of one width at once: a graph of few nodes is a fast one
+            count = len(list(fields))
+            part = rows[:, start : start + count * width]
+            if width > 1:
+                known = torch.unflatten(there[:, start : start + count * width], 1, (count, width))
+                part = torch.unflatten(part, 1, (count, width)).sum(2) / known.sum(2).clamp(min=1.0).unsqueeze(-1)
+            pooled.append(part.flatten(1))
+            start += count * width
         return torch.cat(pooled, 1)
 
 

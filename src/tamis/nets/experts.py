@@ -9,11 +9,15 @@ multi-gate mixture-of-experts", KDD 2018; gate dropout: Zhao et al., "Recommendi
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tamis.nets import mixture_kernels as kernels
 from tamis.nets.layers import linear, uniform
+from tamis.nets.parallel import side_by_side, spans
 from tamis.nets.spread import Rows, spread
 
 POLARIZED = 0.95
@@ -87,31 +91,118 @@ class Experts(nn.Module):
 
     def forward(self, user: Tensor, item: Tensor, rows: Rows | None) -> Tensor:
         """[t, n, hidden[-1]] of user [r, …] and item [n, …]."""
-        outputs = self.outputs(user, item, rows)
         if self.experts == 1:
-            return outputs.expand(self.tasks, -1, -1)
-        gates = self.gates(user, item, rows)
+            return self.outputs(user, item, rows).expand(self.tasks, -1, -1)
+        if rows is None:
+            return mix(self.gates(user, item, rows), self.outputs(user, item, rows).transpose(0, 1))
+        raw = self._raw_gates(user, item, rows)
+        keep = torch.empty(0, *raw.shape[1:], dtype=torch.bool)
         if self.training and self.gate_dropout > 0:
-            keep = torch.rand(gates.shape, generator=self._chance) >= self.gate_dropout
-            gates = drop_gates(gates, keep)
-        return mix(gates, outputs.transpose(0, 1))
+            keep = torch.rand(raw.shape, generator=self._chance) >= self.gate_dropout
+        out: Tensor = _Mix.apply(raw, self._before_relu(user, item, rows), keep)  # type: ignore[no-untyped-call]
+        return out
 
     def outputs(self, user: Tensor, item: Tensor, rows: Rows | None) -> Tensor:
         """[e, n, hidden[-1]] what each expert says."""
-        first = _halves(self.user_first(user), item, self.item_first.weight, rows).relu_()
-        out = first.view(-1, self.experts, self.hidden[0]).transpose(0, 1)
-        for weight, bias in zip(self.deeper, self.biases, strict=True):
-            out = torch.baddbmm(bias, out, weight).relu_()
-        return out
+        return self._before_relu(user, item, rows).relu()
 
     def gates(self, user: Tensor, item: Tensor, rows: Rows | None) -> Tensor:
         """[n, t, e] each task's weights of the experts: ≥ 0, summing to 1."""
-        raw = _halves(self.user_gate(user), item, self.item_gate.weight, rows)
-        return torch.softmax(raw.view(-1, self.tasks, self.experts), -1)
+        return torch.softmax(self._raw_gates(user, item, rows), -1)
+
+    def _raw_gates(self, user: Tensor, item: Tensor, rows: Rows | None) -> Tensor:
+        raw: Tensor = spread(self.user_gate(user), rows) + self.item_gate(item)
+        return raw.view(-1, self.tasks, self.experts)
+
+    def _before_relu(self, user: Tensor, item: Tensor, rows: Rows | None) -> Tensor:
+        """[e, n, hidden[-1]] the last layer of all experts."""
+        half = self.user_first(user)
+        if not self.deeper:
+            return (spread(half, rows) + self.item_first(item)).view(-1, self.experts, self.hidden[0]).transpose(0, 1)
+        first = (
+            (half + self.item_first(item)).relu() if rows is None else meet(half, item, self.item_first.weight, rows)
+        )
+        out = fan_out(first, self.deeper[0], self.biases[0])
+        for weight, bias in list(zip(self.deeper, self.biases, strict=True))[1:]:
+            out = torch.baddbmm(bias, out.relu(), weight)
+        return out
 
 
-def _halves(user: Tensor, item: Tensor, weight: Tensor, rows: Rows | None) -> Tensor:
-    """[n, d] the user's half spread to its rows plus item @ weight.T, in one pass."""
-    if rows is None:
-        return torch.addmm(user, item, weight.t())
-    return spread(user, rows).addmm_(item, weight.t())
+def meet(user: Tensor, item: Tensor, weight: Tensor, rows: Rows) -> Tensor:
+    """relu(user[row_of] + item @ weight.T): the first layer from its user half [r, d] and the item side [n, …]."""
+    out: Tensor = _Meet.apply(user, item, weight, rows)  # type: ignore[no-untyped-call]
+    return out
+
+
+def fan_out(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[e, n, b]: bias[e] + x_e @ weight[e] with x [n, e * a] holding the experts side by side."""
+    if torch.onnx.is_in_onnx_export():
+        return torch.baddbmm(bias, x.view(-1, *weight.shape[:2]).transpose(0, 1), weight)
+    out: Tensor = _FanOut.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Meet(torch.autograd.Function):
+    """See `meet`; the sum, the relu and both their gradients are one pass each."""
+
+    @staticmethod
+    def forward(ctx: Any, user: Tensor, item: Tensor, weight: Tensor, rows: Rows) -> Tensor:
+        out = item @ weight.t()
+        half, sums = user.numpy(), out.numpy()
+        side_by_side(spans(rows.first), lambda _, part: kernels.meet(half, sums, rows.first, part))
+        ctx.rows = rows
+        ctx.save_for_backward(item, weight, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        item, weight, out = ctx.saved_tensors
+        first = ctx.rows.first
+        of_sum, of_user = torch.empty_like(out), torch.empty(len(first) - 1, out.shape[1], dtype=out.dtype)
+        given, slopes = out.numpy(), (of_sum.numpy(), of_user.numpy())
+        back = slope.contiguous().numpy()
+        side_by_side(spans(first), lambda _, part: kernels.meet_gradient(given, back, slopes, first, part))
+        return of_user, of_sum @ weight, of_sum.t() @ item, None
+
+
+class _FanOut(torch.autograd.Function):
+    """See `fan_out`; the gradient of x is written side by side, without a transposing copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias, x.view(-1, *weight.shape[:2]).transpose(0, 1), weight)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        experts, inputs = weight.shape[:2]
+        of_x = torch.empty_like(x)
+        for e in range(experts):
+            torch.mm(slope[e], weight[e].t(), out=of_x[:, e * inputs : (e + 1) * inputs])
+        of_weight = torch.bmm(x.view(-1, experts, inputs).permute(1, 2, 0), slope)
+        return of_x, of_weight, slope.sum(1, keepdim=True)
+
+
+class _Mix(torch.autograd.Function):
+    """`mix` of relu(experts) by softmax(raw) with dropped gates, in one pass; see `kernels.mix`."""
+
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor, experts: Tensor, keep: Tensor) -> Tensor:
+        rows, tasks, _ = raw.shape
+        mixed, gates = torch.empty(tasks, rows, experts.shape[2], dtype=raw.dtype), torch.empty_like(raw)
+        raws, inputs, kept = raw.contiguous().numpy(), experts.contiguous().numpy(), keep.numpy()
+        outs = mixed.numpy(), gates.numpy()
+        side_by_side(spans(np.arange(rows + 1)), lambda _, part: kernels.mix(raws, inputs, kept, outs, part))
+        ctx.save_for_backward(gates, experts)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None]:
+        gates, experts = ctx.saved_tensors
+        of_raw, of_experts = torch.empty_like(gates), torch.empty_like(experts)
+        weights, inputs, back = gates.numpy(), experts.contiguous().numpy(), slope.contiguous().numpy()
+        slopes = of_raw.numpy(), of_experts.numpy()
+        every = spans(np.arange(len(gates) + 1))
+        side_by_side(every, lambda _, part: kernels.mix_gradient(weights, inputs, back, slopes, part))
+        return of_raw, of_experts, None

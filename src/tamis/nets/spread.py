@@ -48,8 +48,7 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         out = torch.empty(len(ctx.rows.first) - 1, *slope.shape[1:], dtype=slope.dtype)
-        flat = slope.contiguous().view(len(slope), -1)
-        _sum_runs(flat.numpy(), ctx.rows.first, out.view(len(out), -1).numpy())
+        _sum_runs(slope.contiguous().flatten(1).numpy(), ctx.rows.first, out.flatten(1).numpy())
         return out, None
 
 

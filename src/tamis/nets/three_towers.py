@@ -36,7 +36,7 @@ from tamis.nets.layers import linear
 from tamis.nets.loop import Problem, Report, train
 from tamis.nets.spread import Rows, spread
 from tamis.nets.tower import Towers, export_towers, hide, id_fields, numbers_of
-from tamis.nets.tower_plan import LightPlan
+from tamis.nets.tower_plan import LightPlan, without_judge
 
 JOIN_INPUTS: Final = ("user", "items", "dynamic")
 
@@ -145,7 +145,7 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
         name="three towers",
         progress=inputs.progress,
     )
-    report = train(net, problem, plan.training, seed)
+    report = train(net, problem, without_judge(plan.training, len(inputs.valid.item)), seed)
     export_three_towers(net, inputs, folder)
     return report
 

@@ -1,6 +1,6 @@
 """What towers are to look like: plain values, so that parts can name them without torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tamis.errors import ConfigError
 from tamis.nets.plans import TrainingPlan
@@ -78,3 +78,8 @@ class LightPlan:
     def __post_init__(self) -> None:
         if not self.heads or min(self.join_size, *self.cross_layers, 1) < 1 or not self.cross_layers:
             raise ConfigError("three towers: wanted at least one head, one cross layer and widths of at least 1")
+
+
+def without_judge(training: TrainingPlan, rows: int) -> TrainingPlan:
+    """The plan, or with no validation rows the one that trains all epochs: a score that never moves would stop it."""
+    return training if rows else replace(training, patience=0)

@@ -1,11 +1,12 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from toy_world import Toy
+from toy_world import Toy, part_of
 
-from tamis.nets.contrast import ContrastBatch, _BatchMaker, batch_loss
+from tamis.nets.contrast import ContrastBatch, _BatchMaker, batch_loss, fit_two_towers
 from tamis.nets.draws import Drawer, acted_rows
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.tower import Towers, hide, id_fields, numbers_of
@@ -139,3 +140,9 @@ def test_hiding_replaces_the_id_and_nothing_else(toy: Toy) -> None:
     assert changed.tolist() == [column == items[0].start for column in range(codes.shape[1])]
     share = (hidden[:, items[0].start] == items[0].offset).mean()
     assert 0.35 < share < 0.65
+
+
+def test_without_validation_rows_all_epochs_are_trained(toy: Toy, tmp_path: Path) -> None:
+    inputs = toy.inputs.with_samples(toy.inputs.train, part_of(toy.inputs.train, 0, 0))
+    plan = plan_of(training=TrainingPlan(threads=1, epochs=4, patience=1, batch_size=512))
+    assert len(fit_two_towers(inputs, plan, 1, tmp_path).scores) == 4
