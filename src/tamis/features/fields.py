@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tamis.config import Config
 from tamis.features.spec import Bucket, Category, FeatureConfig, Hash, Number, Tags
 
+FARTHEST: Final = 20.0  # deviations: beyond it a value is an error of the data more often than news
 Values = Sequence[Any]
 """Raw values of one column; None, NaN and "" are missing."""
 
@@ -118,9 +119,9 @@ class Codes:
 
 
 def encode_number(feature: Number, learned: Learned, values: Values) -> NDArray[np.float32]:
-    """[n] standardised; missing and not finite give 0, the mean."""
+    """[n] standardised, cut at 20 deviations to either side; missing and not finite give 0, the mean."""
     raw = (_shaped(feature, numbers(values)) - learned.mean) / learned.deviation
-    return np.where(np.isfinite(raw), raw, 0.0).astype(np.float32)
+    return np.where(np.isfinite(raw), np.clip(raw, -FARTHEST, FARTHEST), 0.0).astype(np.float32)
 
 
 def _shaped(feature: Number, raw: NDArray[np.float64]) -> NDArray[np.float64]:

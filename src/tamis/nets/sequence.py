@@ -85,15 +85,17 @@ class DinAttention(nn.Module):
         return out
 
     def _one_request(self, query: Tensor, entries: Tensor, there: Tensor) -> Tensor:
-        """The same by plain operations, one matrix product for all candidates; r = 1."""
+        """The same by plain operations, one matrix product for all candidates; r = 1.
+
+        relu(a + key) = max(a, −key) + key: the sum over pairs is never made, and Σ w · key is one number per entry.
+        """
         hidden, depth = self.product.shape
-        entry_width = entries.shape[2]
-        room = torch.zeros(hidden, entry_width - depth)
-        product = torch.cat([self.product, room], 1)  # [H, V]
-        padded = nn.functional.pad(query, (0, entry_width - depth))
-        left = (product * padded.unsqueeze(1) + self.key.weight).reshape(-1, entry_width)  # [n·H, V]
-        scores = torch.addmm(self.query(query).reshape(-1, 1), left, entries[0].t()).relu()
-        scores = torch.matmul(self.output[:-1], scores.view(-1, hidden, there.shape[1])) + self.output[-1]
+        key_part = self.key(entries)[0].t()  # [H, L]
+        left = (self.product * query.unsqueeze(1)).reshape(-1, depth)  # [n·H, D]
+        pairs = torch.addmm(self.query(query).reshape(-1, 1), left, entries[0, :, :depth].t())
+        cut = torch.maximum(pairs.view(-1, hidden, there.shape[1]), -key_part)
+        weight = self.output[:-1]
+        scores = torch.matmul(weight, cut) + (torch.matmul(weight, key_part) + self.output[-1])
         return torch.matmul(scores * there.to(scores.dtype), entries[0])
 
 

@@ -83,16 +83,22 @@ def conversion_product(heads: Heads, exponents: Numbers) -> Scores:
 
 
 class FuseConfig(StepConfig, frozen=True, tag="fuse"):
-    """formula: which of the five.   weights, exponents, offsets: head → number; see the formula for what is missing.
+    """formula: which of the five.   factors: column → exponent; the score is multiplied by each column to its exponent.
+
+    weights, exponents, offsets: head → number; see the formula for what is missing.
 
     A head h is the column `p_h` of the table, else its column `h` (play, in seconds), else the catalogue's column `h`
     (price). Click needs no weight in the first two formulas, where it always counts 1.
+    A factor is for what the heads cannot know: they learn from shown items, and `pre_shown` of the pre-ranker says how
+    much a candidate is like one, so that p_shown · p_click speaks of the whole catalogue. A factor whose column is not
+    there (pre-ranking was skipped, the caller brought his own items) counts 1.
     """
 
     formula: Formula = "click_times_sum"
     weights: dict[str, float] = {}
     exponents: dict[str, float] = {}
     offsets: dict[str, float] = {}
+    factors: dict[str, float] = {}
 
     def __post_init__(self) -> None:
         if self.formula in ("weighted_sum", "click_times_sum") and "click" in self.weights:
@@ -129,6 +135,9 @@ class Fuse:
                 score = rank_sum(heads, config.weights, config.exponents, config.offsets)
             case "conversion_product":
                 score = conversion_product(heads, config.exponents)
+        for name, exponent in config.factors.items():
+            if name in items.columns:
+                score = score * np.maximum(np.nan_to_num(items.columns[name]), _LEAST) ** exponent
         return {"score": score}
 
     def save(self, folder: Path) -> None:

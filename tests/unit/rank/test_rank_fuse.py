@@ -184,3 +184,12 @@ def test_fuse_learns_nothing(tmp_path: Path) -> None:
     part = Fuse.load(FuseConfig(), tmp_path)
     part.save(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_factor_multiplies_the_score_and_counts_one_where_its_column_is_missing() -> None:
+    plain, guarded = Fuse(FuseConfig()), Fuse(FuseConfig(factors={"pre_shown": 2.0}))
+    items = Candidates.of([1, 2], p_click=np.array([0.5, 0.5]), pre_shown=np.array([0.5, np.nan]))
+    without = Candidates.of([1, 2], p_click=np.array([0.5, 0.5]))
+    base = plain.score(query(), items)["score"]
+    assert np.allclose(guarded.score(query(), items)["score"], base * np.array([0.25, 0.0]))
+    assert np.array_equal(guarded.score(query(), without)["score"], base)
