@@ -37,7 +37,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     world = World.generate(WorldConfig.tiny())
     import_tables(world.tables(), folder / "data")
     project = Project(folder)
-    config = override(project.config, {"evaluate.most_users": 60, "evaluate.most_requests": 200})
+    one = {f"funnel.{step}.threads": 1 for step in ("recall.steps.two_tower", "prerank.steps.three_tower")}
+    one["funnel.rank.steps.heads.threads"] = 1  # test processes run side by side
+    config = override(project.config, {"evaluate.most_users": 60, "evaluate.most_requests": 200, **one})
     trained = train(config, project.data, project.bundles, oracle=oracle_of(world))
     return Tiny(project, world, trained)
 

@@ -66,6 +66,17 @@ class Bloom:
         sums -= whole
         return sums.view(np.int64)
 
+    def positions(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """[n, hashes] the bits of each key."""
+        return self._positions(_hashes(np.asarray(keys).astype(np.uint64, copy=False)), 0, self.hashes).T
+
+    def with_flags(self, flags: bytes | bytearray, count: int) -> "Bloom":
+        """A filter of this shape with the bits that `flags` (one byte a bit) has set."""
+        bloom = Bloom(self.bits, self.hashes)
+        bloom.count = count
+        bloom.data = np.packbits(np.frombuffer(flags, np.uint8), bitorder="little")
+        return bloom
+
     def _has(self, hashes: _Hashes, begin: int, end: int) -> NDArray[np.bool_]:
         """[n] True where the bits of hash functions begin … end − 1 are all set."""
         positions = self._positions(hashes, begin, end)

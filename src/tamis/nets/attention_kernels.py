@@ -41,21 +41,30 @@ def _multiply(out: A, left: A, right: A, size: int) -> None:
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
 def _dots(out: A, left: A, right: A, size: int) -> None:
-    """out [a, b] += left[:, : size] @ right[:, : size].T; a and b are multiples of 2."""
+    """out [a, b] += left[:, : size] @ right[:, : size].T; a and b are multiples of 4."""
     zero = out.dtype.type(0)
-    for a in range(0, left.shape[0], 2):
+    for a in range(0, left.shape[0], 4):
         for b in range(0, right.shape[0], 2):
-            s00, s01, s10, s11 = zero, zero, zero, zero
+            s00, s01, s10, s11, s20, s21, s30, s31 = zero, zero, zero, zero, zero, zero, zero, zero
             for k in range(size):
-                l0, l1, r0, r1 = left[a, k], left[a + 1, k], right[b, k], right[b + 1, k]
+                r0, r1 = right[b, k], right[b + 1, k]
+                l0, l1, l2, l3 = left[a, k], left[a + 1, k], left[a + 2, k], left[a + 3, k]
                 s00 += l0 * r0
                 s01 += l0 * r1
                 s10 += l1 * r0
                 s11 += l1 * r1
+                s20 += l2 * r0
+                s21 += l2 * r1
+                s30 += l3 * r0
+                s31 += l3 * r1
             out[a, b] += s00
             out[a, b + 1] += s01
             out[a + 1, b] += s10
             out[a + 1, b + 1] += s11
+            out[a + 2, b] += s20
+            out[a + 2, b + 1] += s21
+            out[a + 3, b] += s30
+            out[a + 3, b + 1] += s31
 
 
 @numba.njit(cache=True, nogil=True)
@@ -151,17 +160,17 @@ def _through_relu(hidden: A, slopes: tuple[A, A], sums: tuple[A, A, A], copy: A,
     """
     score_slope, output_weight = slopes
     weight_sum, query_sum, key_sum = sums
-    units, zero, padded = hidden.shape[0], hidden.dtype.type(0), span[1] - span[0]
+    units, zero = hidden.shape[0], hidden.dtype.type(0)
+    at, padded = np.uint64(span[0]), np.uint64(span[1] - span[0])  # unsigned: no check for counting from the end
     for h in range(units):
         weight, total, through = output_weight[h], zero, zero
-        row = copy[h, span[0] : span[1]]
         for k in range(padded):
             value = hidden[h, k]
             slope = score_slope[k] * weight if value > zero else zero
             total += score_slope[k] * max(value, zero)
             through += slope
             hidden[h, k] = slope
-            row[k] = slope
+            copy[h, at + k] = slope
             key_sum[h, k] += slope
         weight_sum[h] += total
         query_sum[h] += through
@@ -177,14 +186,13 @@ def _through_product(slope: A, pair: tuple[A, A], sums: tuple[A, A], copy: A, sp
     """
     query, columns = pair
     query_sum, column_sum = sums
-    padded = span[1] - span[0]
+    at, padded = np.uint64(span[0]), np.uint64(span[1] - span[0])
     for d in range(len(query)):
         q, total = query[d], query.dtype.type(0)
-        row = copy[d, span[0] : span[1]]
         for k in range(padded):
             total += slope[d, k] * columns[d, k]
             column_sum[d, k] += q * slope[d, k]
-            row[k] = q * columns[d, k]
+            copy[d, at + k] = q * columns[d, k]
         query_sum[d] += total
 
 

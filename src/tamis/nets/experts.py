@@ -118,10 +118,12 @@ class Experts(nn.Module):
         """[e, n, hidden[-1]] the last layer of all experts."""
         half = self.user_first(user)
         if not self.deeper:
-            return (spread(half, rows) + self.item_first(item)).view(-1, self.experts, self.hidden[0]).transpose(0, 1)
-        first = (
-            (half + self.item_first(item)).relu() if rows is None else meet(half, item, self.item_first.weight, rows)
-        )
+            only: Tensor = spread(half, rows) + self.item_first(item)
+            return only.view(-1, self.experts, self.hidden[0]).transpose(0, 1)
+        if rows is None:
+            first = (half + self.item_first(item)).relu()
+        else:
+            first = meet(half, item, self.item_first.weight, rows)
         out = fan_out(first, self.deeper[0], self.biases[0])
         for weight, bias in list(zip(self.deeper, self.biases, strict=True))[1:]:
             out = torch.baddbmm(bias, out.relu(), weight)

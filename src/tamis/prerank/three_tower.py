@@ -60,7 +60,7 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
     batch_size: int = 1024  # rows per step
     learning_rate: float = 1e-3  # of the layers
     embedding_learning_rate: float = 1e-3  # of the embedding table
-    threads: int = 2  # of torch in training; another number gives other last digits
+    threads: int = 1  # of torch in training; another number gives other last digits
 
     def __post_init__(self) -> None:
         if not 0 <= self.unknown_share < 1:

@@ -55,7 +55,7 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
     batch_size: int = 512  # positives per step
     learning_rate: float = 1e-3  # of the layers
     embedding_learning_rate: float = 5e-3  # of the embedding table
-    threads: int = 2  # of torch in training; another number gives other last digits
+    threads: int = 1  # of torch in training; another number gives other last digits
     index: VectorsConfig = VectorsConfig()  # how the item vectors are searched
 
     def __post_init__(self) -> None:

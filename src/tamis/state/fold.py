@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
 from tamis.bloom import Bloom, add_to_bytes, parameters
 from tamis.state.protocol import Event, UserRow
 from tamis.state.rows import Draft, pack, unpack, user_row
 from tamis.state.settings import StateConfig
-from tamis.types import ACTION_CODE, TIMELINE, item_key
+from tamis.types import ACTION_CODE, ACTIONS, TIMELINE, item_key
 
 _ENTRY: Final = struct.Struct("<QdfB3x")  # one entry of types.TIMELINE
 _TIME: Final = struct.Struct("<d")
@@ -68,12 +69,35 @@ def row_from_history(entries: NDArray[Any], config: StateConfig, profile: dict[s
     """
     rules = Rules.of(config)
     draft = Draft.empty()
-    columns = (entries[name].tolist() for name in ("key", "time", "value", "action"))
-    for key, time, value, action in zip(*columns, strict=True):
-        _fold(draft, rules, action, key, (time, value))
+    draft.counts = np.bincount(entries["action"], minlength=len(ACTIONS)).tolist()
+    kept = entries[np.isin(entries["action"], list(rules.actions))]
+    draft.timeline = bytearray(kept[np.argsort(kept["time"], kind="stable")].tobytes()[-rules.timeline_bytes :])
+    draft.seen = [bytearray(bloom.to_bytes()) for bloom in _generations(entries["key"], rules)]
     if profile:
         draft.profile = msgspec.msgpack.encode(profile)
     return user_row(pack(draft))
+
+
+def _generations(keys: NDArray[np.uint64], rules: Rules) -> list[Bloom]:
+    """What `_see` makes of many keys in turn: bit for bit the same, with all hashes computed at once."""
+    empty = Bloom.from_bytes(rules.empty)
+    out = [empty] if len(keys) else []
+    flags = bytearray(empty.bits)
+    count = 0
+    for positions in empty.positions(keys).tolist():
+        new = False
+        for position in positions:
+            if not flags[position]:
+                flags[position] = 1
+                new = True
+        count += new
+        if count >= rules.capacity:
+            out[-1] = empty.with_flags(flags, count)
+            out.append(empty)
+            flags, count = bytearray(empty.bits), 0
+    if out:
+        out[-1] = empty.with_flags(flags, count)
+    return out[-rules.generations :]
 
 
 def _fold(draft: Draft, rules: Rules, action: int, key: int | None, moment: tuple[float, float]) -> None:
