@@ -29,7 +29,8 @@ app: Final = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="The whole recommender funnel: from interaction logs to a served, explained feed.",
 )  # fmt: skip
-out: Final = Console()
+WIDE: Final = 150  # columns, where the output is no terminal
+out: Final = Console(width=None if sys.stdout.isatty() else WIDE)
 err: Final = Console(stderr=True)
 
 Folder = Annotated[Path, typer.Argument(help="The project's folder.")]

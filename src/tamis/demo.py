@@ -62,7 +62,8 @@ def serve_and_show(project: Project, user: str, port: int, once: bool, out: Cons
         reply = msgspec.json.decode(raw, type=RecommendReply)
         out.print(f"\nA page for user {user}:")
         out.print(views.page(Answer(reply)))
-        out.print("\nTry it:", *curl_lines(url, user, reply.items[0].item_id if reply.items else "1"), sep="\n")
+        lines = curl_lines(url, user, reply.items[0].item_id if reply.items else "1")
+        out.print("\nTry it:", *lines, sep="\n", soft_wrap=True, highlight=False, markup=False)
         if not once:
             out.print("\nServing; Ctrl-C stops.")
             server.wait()

@@ -20,6 +20,8 @@ def grid(title: str, rows: dict[str, dict[str, float]], digits: int = 4) -> Tabl
     """A table of named rows of named numbers; a number that is not there is left blank."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     table = Table("", *columns, title=title, title_justify="left", box=None, pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for name, row in rows.items():

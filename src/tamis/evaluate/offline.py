@@ -140,27 +140,40 @@ class _Pages:
             alone = np.isin(relevant, ids) & ~np.isin(relevant, elsewhere)
             self.channels.add(name, **_recalls(ids, relevant), only_here=float(alone.mean()), rows=len(ids))
         self.channels.add("union", **_recalls(union, relevant), only_here=float("nan"), rows=len(union))
+        allowed = _allowed(query)
+        truth = self._truth(query, allowed)
         reachable = np.isin(relevant, union)
         for stage, items in kept.items():
             numbers = {"rows": float(len(items)), "recall": float(np.isin(relevant, items.ids).mean())}
+            if truth is not None:
+                numbers["best true rate@10"] = _mean_of_best(truth[items.ids])
             if reachable.any():
                 numbers["survival"] = float(np.isin(relevant[reachable], items.ids).mean())
             self.stages.add(stage, **numbers)
-        allowed = _allowed(query)
         single = {f"{name} alone": ids[allowed[ids]] for name, ids in found_by.items()}
-        for name, ids in {"tamis": page.items.ids, **self._others(query, allowed), **single}.items():
+        rivals = self._others(query, allowed)
+        if truth is not None:
+            rivals["oracle"] = np.argsort(-truth, kind="stable")[: query.size]
+        for name, ids in {"tamis": page.items.ids, **rivals, **single}.items():
             self._page(name, ids[: query.size], relevant, query.now)
+            if truth is not None:
+                self.quality.add(name, **{"true rate@10": _mean_of_best(truth[ids[:10]])})
 
     def _others(self, query: Query, allowed: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
-        """The pages of popular, random and, in a world, of the oracle, under the same exclusions."""
+        """The pages of popular and random under the same exclusions."""
         open_items = np.flatnonzero(allowed)
         draw = np.random.default_rng(query.seed).permutation(open_items)[: query.size]
-        pages = {"popular": self.popular[allowed[self.popular]][: query.size], "random": draw}
-        if self.oracle is not None:
-            model = self.past.model
-            truth = self.oracle(model.user_ids.external(query.user), model.item_ids.externals(open_items), query.now)
-            pages["oracle"] = open_items[np.argsort(-truth, kind="stable")[: query.size]]
-        return pages
+        return {"popular": self.popular[allowed[self.popular]][: query.size], "random": draw}
+
+    def _truth(self, query: Query, allowed: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+        """[i] the true probability of each item, −1 for one that may not be shown; None outside a simulated world."""
+        if self.oracle is None:
+            return None
+        model, open_items = self.past.model, np.flatnonzero(allowed)
+        truth = np.full(len(allowed), -1.0)
+        user = model.user_ids.external(query.user)
+        truth[open_items] = self.oracle(user, model.item_ids.externals(open_items), query.now)
+        return truth
 
     def _page(self, name: str, ids: NDArray[np.int64], relevant: NDArray[np.int64], now: float) -> None:
         hit = np.isin(ids[:10], relevant)
@@ -192,6 +205,11 @@ def _allowed(query: Query) -> NDArray[np.bool_]:
     """[i] True for the items that may be shown: open and not seen."""
     catalog = query.catalog
     return ~(catalog.closed | query.seen.contains(catalog.keys_of(np.arange(len(catalog)))))
+
+
+def _mean_of_best(values: NDArray[np.float64]) -> float:
+    """The mean of the ten largest; 0 when there are none."""
+    return float(np.sort(values)[-10:].mean()) if len(values) else 0.0
 
 
 def _recalls(ids: NDArray[np.int64], relevant: NDArray[np.int64]) -> dict[str, float]:

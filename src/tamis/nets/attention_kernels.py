@@ -41,30 +41,21 @@ def _multiply(out: A, left: A, right: A, size: int) -> None:
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
 def _dots(out: A, left: A, right: A, size: int) -> None:
-    """out [a, b] += left[:, : size] @ right[:, : size].T; a and b are multiples of 4."""
+    """out [a, b] += left[:, : size] @ right[:, : size].T; a and b are multiples of 2."""
     zero = out.dtype.type(0)
-    for a in range(0, left.shape[0], 4):
+    for a in range(0, left.shape[0], 2):
         for b in range(0, right.shape[0], 2):
-            s00, s01, s10, s11, s20, s21, s30, s31 = zero, zero, zero, zero, zero, zero, zero, zero
+            s00, s01, s10, s11 = zero, zero, zero, zero
             for k in range(size):
-                r0, r1 = right[b, k], right[b + 1, k]
-                l0, l1, l2, l3 = left[a, k], left[a + 1, k], left[a + 2, k], left[a + 3, k]
+                l0, l1, r0, r1 = left[a, k], left[a + 1, k], right[b, k], right[b + 1, k]
                 s00 += l0 * r0
                 s01 += l0 * r1
                 s10 += l1 * r0
                 s11 += l1 * r1
-                s20 += l2 * r0
-                s21 += l2 * r1
-                s30 += l3 * r0
-                s31 += l3 * r1
             out[a, b] += s00
             out[a, b + 1] += s01
             out[a + 1, b] += s10
             out[a + 1, b + 1] += s11
-            out[a + 2, b] += s20
-            out[a + 2, b + 1] += s21
-            out[a + 3, b] += s30
-            out[a + 3, b + 1] += s31
 
 
 @numba.njit(cache=True, nogil=True)
@@ -180,7 +171,7 @@ def _through_relu(hidden: A, slopes: tuple[A, A], sums: tuple[A, A, A], copy: A,
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
 def _through_product(slope: A, pair: tuple[A, A], sums: tuple[A, A], copy: A, span: tuple[int, int]) -> None:
-    """Sends the slope [D, P] of q * x' on to q and to x', and writes q * x' itself to copy[:, span].
+    """Sends slope[:, span], of q * x', on to q and to x', and writes q * x' itself to copy[:, span].
 
     pair: (query [D], columns [V, P]).   sums, added to: (query [D], columns [V, P]).
     """
@@ -190,8 +181,8 @@ def _through_product(slope: A, pair: tuple[A, A], sums: tuple[A, A], copy: A, sp
     for d in range(len(query)):
         q, total = query[d], query.dtype.type(0)
         for k in range(padded):
-            total += slope[d, k] * columns[d, k]
-            column_sum[d, k] += q * slope[d, k]
+            total += slope[d, at + k] * columns[d, k]
+            column_sum[d, k] += q * slope[d, at + k]
             copy[d, at + k] = q * columns[d, k]
         query_sum[d] += total
 
@@ -221,8 +212,9 @@ def pool_gradient(
     turned = np.ascontiguousarray(product_weight.T)
     rows, columns = np.empty((room, width), kind), np.empty((width, room), kind)
     key_columns, mask = np.empty((units, room), kind), np.empty(room, kind)
-    hidden, product, back = np.empty((units, room), kind), np.empty((units, depth), kind), np.empty((depth, room), kind)
-    slopes, pairs = np.empty((units, GROUP * room), kind), np.empty((depth, GROUP * room), kind)
+    hidden, product = np.empty((units, room), kind), np.empty((units, depth), kind)
+    slopes = np.empty((units, GROUP * room), kind)
+    back, pairs = np.empty((depth, GROUP * room), kind), np.empty((depth, GROUP * room), kind)
     for r in range(part[0], part[1]):
         padded = _entries(x[r], key_part[r], there[r], (rows, columns, key_columns, mask))
         column_sum, key_column_sum = np.zeros((width, padded), kind), np.zeros((units, padded), kind)
@@ -239,8 +231,10 @@ def pool_gradient(
                 score_slope[g] *= mask[:padded]
                 part_sums = (output_sum, query_part_sum[n], key_column_sum)
                 _through_relu(hidden, (score_slope[g], output_weight), part_sums, slopes, span)
-                back[:] = 0
-                _multiply(back, turned, hidden, padded)
+            back[:, : count * padded] = 0
+            _multiply(back, turned, slopes, count * padded)
+            for g in range(count):
+                n, span = start + g, (g * padded, (g + 1) * padded)
                 _through_product(back, (query[n], columns), (query_sum[n], column_sum), pairs, span)
             _dots(product_sum, slopes, pairs, count * padded)
             _multiply(column_sum, np.ascontiguousarray(out_slope.T), scores, padded)
