@@ -4,9 +4,10 @@
         for each stage: for each step: Source → union | Filter → mask | Scorer → columns | Selector → positions
                         then the `limit` best rows by column `score` go on
 
-Outages and broken promises are different things. A source that fails or is late only thins the funnel; a scorer,
-filter or selector that fails is skipped when its stage is optional and raises otherwise; a step that breaks its
-promise (wrong length, duplicate or foreign rows) always raises StepError. All of it shows in the trace.
+Outages and broken promises are different things. A source that fails or is late only thins the funnel. A scorer,
+filter or selector that fails is skipped, and with it the rest of its stage, when the stage is optional; otherwise it
+raises. A step that breaks its promise (wrong length, duplicate or foreign rows) always raises StepError. All of it
+shows in the trace.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +32,9 @@ class Stage:
     """One stage. steps: name → step, run in this order.
 
     limit: most rows that leave; 0 = the query's size.   budget_ms: sources not done by then are dropped (0 = none).
-    optional: on an outage rows pass through unchanged.   parallel: run neighbouring sources in threads, which pays
-    only when they wait for something (a remote store); array kernels are faster one after the other.
+    optional: after an outage rows pass through the rest of the stage unchanged.
+    parallel: run neighbouring sources in threads, which pays only when they wait for something (a remote store); array
+    kernels are faster one after the other.
     """
 
     name: str
@@ -89,7 +91,7 @@ class _Run:
 
     def stage(self, stage: Stage) -> None:
         began = perf_counter()
-        ordered = False
+        ordered, broken = False, ""
         pending = self._submit(stage)
         for name, step in stage.steps.items():
             kind = self.funnel._kinds[stage.name, name]
@@ -100,6 +102,8 @@ class _Run:
             left = stage.budget_ms / 1000 - (start - began) if stage.budget_ms else None
             status, error, rows = "ok", "", before
             try:
+                if broken:  # what follows builds on what is not there
+                    raise RuntimeError(f"{broken} was skipped")
                 if kind == "source" and left is not None and left <= 0 and not (pending and pending[name].done()):
                     raise TimeoutError(f"stage {stage.name} had used its {stage.budget_ms:g} ms")
                 if kind == "selector" and not ordered:
@@ -114,6 +118,7 @@ class _Run:
                 status = "late" if isinstance(outage, TimeoutError) else "failed" if kind == "source" else "skipped"
                 error = f"{type(outage).__name__}: {outage}"
                 rows = 0 if kind == "source" else before
+                broken = broken or ("" if kind == "source" else name)
             took = (perf_counter() - start) * 1000
             self.trace.append(StepTrace(stage.name, name, kind, before, rows, took, status, error))
         self._unite()
@@ -204,11 +209,10 @@ def _best(items: Candidates, limit: int) -> Candidates:
     if score is None or not len(items):
         return items.take(slice(limit))
     finite = np.isfinite(score)
-    if not finite.all():
-        lowest = score[finite].min() - 1 if finite.any() else 0.0
-        score = np.where(finite, score, lowest)
-        items = items.add({"score": score})
-    return items.take(np.argsort(-score, kind="stable")[:limit])
+    if finite.all():
+        return items.take(np.argsort(-score, kind="stable")[:limit])
+    score = np.where(finite, score, score[finite].min() if finite.any() else 0.0)
+    return items.add({"score": score}).take(np.lexsort((-score, ~finite))[:limit])
 
 
 def _checked(positions: NDArray[np.intp], count: int, name: str) -> NDArray[np.intp]:

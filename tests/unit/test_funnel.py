@@ -40,6 +40,14 @@ class FailScore:
 
 
 @dataclass(frozen=True)
+class Needs:
+    column: str
+
+    def score(self, query: Query, items: Candidates):
+        return {"score": items.column(self.column)}
+
+
+@dataclass(frozen=True)
 class Even:
     def keep(self, query: Query, items: Candidates):
         return items.ids % 2 == 0
@@ -124,6 +132,14 @@ def test_an_optional_stage_passes_rows_through_on_an_outage() -> None:
     page = run(Stage("recall", {"a": Give((7, 8))}, 10), Stage("rank", {"s": FailScore()}, 1, optional=True))
     assert page.items.ids.tolist() == [7]
     assert page.trace[1].status == "skipped"
+
+
+def test_what_follows_a_failed_step_of_an_optional_stage_is_skipped_with_it() -> None:
+    steps = {"heads": FailScore(), "fuse": Needs("p_click"), "pick": Reverse()}
+    page = run(Stage("recall", {"a": Give((7, 8))}, 10), Stage("rank", steps, 2, optional=True))
+    assert page.items.ids.tolist() == [7, 8]
+    assert [t.status for t in page.trace] == ["ok", "skipped", "skipped", "skipped"]
+    assert "heads was skipped" in page.trace[2].error
 
 
 def test_a_needed_stage_raises_the_outage() -> None:
