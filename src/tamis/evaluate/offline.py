@@ -139,7 +139,7 @@ class _Pages:
             elsewhere = np.unique(np.concatenate(others)) if others else ids[:0]
             alone = np.isin(relevant, ids) & ~np.isin(relevant, elsewhere)
             self.channels.add(name, **_recalls(ids, relevant), only_here=float(alone.mean()), rows=len(ids))
-        self.channels.add("union", **_recalls(union, relevant), only_here=float("nan"), rows=len(union))
+        self.channels.add("union", **_recalls(union, relevant), rows=len(union))
         allowed = _allowed(query)
         truth = self._truth(query, allowed)
         reachable = np.isin(relevant, union)
