@@ -41,7 +41,11 @@ class _Tally:
             self.values.setdefault(row, {}).setdefault(name, []).append(value)
 
     def means(self) -> dict[str, Row]:
-        return {row: {name: float(np.mean(v)) for name, v in names.items()} for row, names in self.values.items()}
+        known = {row: {name: np.array(v) for name, v in names.items()} for row, names in self.values.items()}
+        return {  # a query without an answer (a channel that found nothing) has no say, and no NaN reaches the report
+            row: {name: float(v[np.isfinite(v)].mean()) for name, v in names.items() if np.isfinite(v).any()}
+            for row, names in known.items()
+        }
 
 
 def evaluate(
