@@ -30,7 +30,6 @@ from tamis.errors import ArtifactError
 FORMAT: Final = 1
 MANIFEST: Final = "bundle.json"
 CURRENT: Final = "CURRENT"
-_CHUNK: Final = 1 << 20
 
 
 class Manifest(Config, frozen=True):
@@ -83,14 +82,10 @@ class BundleWriter:
         """Hashes every file and writes the manifest; `facts` are the Manifest fields that the caller knows."""
         files = {}
         for file in sorted(p for p in self.path.rglob("*") if p.is_file()):
-            _sync(file)
+            sync(file)
             files[file.relative_to(self.path).as_posix()] = (file.stat().st_size, _sha256(file))
         manifest = Manifest(format=FORMAT, name=self.name, created=time.time(), files=files, **facts)
-        pending = self.path / f".{MANIFEST}"
-        pending.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        _sync(pending)
-        pending.rename(self.path / MANIFEST)
-        _sync(self.path)
+        replace_durably(self.path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         return Bundle(self.path, manifest)
 
     def discard(self) -> None:
@@ -104,7 +99,7 @@ def publish(bundle: Bundle) -> None:
     pending = root / f".{CURRENT}-{secrets.token_hex(3)}"
     pending.symlink_to(bundle.path.name)
     os.replace(pending, root / CURRENT)
-    _sync(root)
+    sync(root)
 
 
 def current_name(root: Path) -> str:
@@ -181,7 +176,17 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def replace_durably(file: Path, content: bytes) -> None:
+    """Writes a file so that readers see the old content or the new one, and a crash leaves one of the two."""
+    pending = file.with_name(f".{file.name}")
+    pending.write_bytes(content)
+    sync(pending)
+    os.replace(pending, file)
+    sync(file.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tamis import __version__, demo, views
+from tamis import __version__, demo, types, views
 from tamis.artifact import open_bundle
 from tamis.data.sources import SOURCES, read_source
 from tamis.data.write import import_tables
@@ -35,11 +35,10 @@ err: Final = Console(stderr=True)
 
 Folder = Annotated[Path, typer.Argument(help="The project's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
-Report = Callable[[str, int, int], None]
 
 
 @contextmanager
-def bars(quiet: bool = False) -> Iterator[Report]:
+def bars(quiet: bool = False) -> Iterator[types.Progress]:
     """A progress function that draws one bar per kind of work."""
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=quiet or not err.is_terminal) as progress:

@@ -13,16 +13,15 @@ from rich.console import Console
 from tamis import views
 from tamis.artifact import current_name
 from tamis.config import read
-from tamis.data.dataset import Dataset
+from tamis.data.dataset import DAY_SECONDS, Dataset
 from tamis.data.write import import_tables
 from tamis.errors import ConfigError, StateError
-from tamis.features.inputs import Progress
 from tamis.project import Answer, Project, create, open_project
 from tamis.serving.wire import RecommendReply
 from tamis.simulate.world import World, WorldConfig
 from tamis.train import Trained
+from tamis.types import Progress
 
-DAY = 86_400.0
 START_SECONDS = 120.0
 
 
@@ -34,8 +33,8 @@ def build(folder: Path, progress: Progress) -> Trained | None:
         create(folder, "demo")
     world_file = folder / "world.toml"
     if not world_file.exists():
-        midnight = time.time() // DAY * DAY
-        start = midnight - WorldConfig().days * DAY
+        midnight = time.time() // DAY_SECONDS * DAY_SECONDS
+        start = midnight - WorldConfig().days * DAY_SECONDS
         world_file.write_text(f"# The simulated world of this project.\nstart_time = {start}\n", encoding="utf-8")
     project = open_project(folder)
     if not (folder / "data").exists():

@@ -26,13 +26,13 @@ from tamis.data.split import by_time
 from tamis.errors import ConfigError
 from tamis.evaluate.offline import Oracle, evaluate
 from tamis.evaluate.report import Report
-from tamis.features.inputs import Progress, silent
 from tamis.serving.engine import Engine
 from tamis.serving.opening import open_state
 from tamis.serving.wire import RecommendReply, RecommendRequest
 from tamis.simulate.world import World, WorldConfig
 from tamis.state.protocol import State
 from tamis.train import Trained, train
+from tamis.types import Progress, silent
 
 TEMPLATES: Final = ("demo", "movielens", "kuairand")
 

@@ -16,8 +16,9 @@ from tamis.data.split import by_time
 from tamis.errors import ArtifactError, DataError
 from tamis.evaluate.offline import evaluate
 from tamis.evaluate.report import Report
-from tamis.features.inputs import Inputs, Progress, silent
+from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
+from tamis.types import Progress, silent
 
 log = structlog.get_logger("tamis.train")
 

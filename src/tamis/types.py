@@ -6,7 +6,7 @@ Inside tamis an item is a *number*, its row in the catalogue of the bundle at ha
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Final, Protocol
@@ -17,6 +17,12 @@ from numpy.typing import NDArray
 from tamis.errors import StepError
 
 Columns = Mapping[str, NDArray[Any]]
+Progress = Callable[[str, int, int], None]
+"""(what, done, total): called now and then by long work."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
 
 
 class Action(IntEnum):

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -76,8 +77,6 @@ def page(answer: Answer) -> RenderableType:
 
 def load(report: LoadReport) -> RenderableType:
     """The latencies of a load run."""
-    import msgspec
-
     rows = Table("", "", box=None, pad_edge=False, show_header=False)
     for name, value in msgspec.to_builtins(report).items():
         rows.add_row(name, number(value, 2) if isinstance(value, int | float) else str(value))

@@ -8,7 +8,7 @@ was left behind. One import at a time: a second one is refused.
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,15 +20,15 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from tamis.artifact import replace_durably, sync
 from tamis.data.dataset import DAY_SECONDS, FORMAT, MANIFEST, Dataset, Manifest, Part, read_manifest
 from tamis.data.numbering import Additions, additions
 from tamis.data.tables import REJECTED, TABLES, RawTables, check, harmless
 from tamis.errors import DataError
-from tamis.types import ACTIONS
+from tamis.types import ACTIONS, Progress, silent
 
 REJECTED_FILE: Final = "rejected.parquet"
 _LOCK: Final = ".import.lock"
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class ImportReport:
 
 
 def import_tables(
-    raw: RawTables, into: Path, max_rejected_share: float = 0.01, progress: Progress = lambda *_: None
+    raw: RawTables, into: Path, max_rejected_share: float = 0.01, progress: Progress = silent
 ) -> ImportReport:
     """Appends raw tables to the data folder `into`, which is made if need be.
 
@@ -103,7 +103,7 @@ def _prepared(folder: Path) -> Manifest:
     """The folder's manifest, written if it is the first import; files of interrupted imports are removed."""
     manifest = read_manifest(folder)
     if not (folder / MANIFEST).exists():
-        _replace(folder / MANIFEST, msgspec.json.encode(manifest))
+        replace_durably(folder / MANIFEST, msgspec.json.encode(manifest))
     listed = {part.path for parts in manifest.parts.values() for part in parts}
     for table in TABLES:
         for file in (folder / table).rglob("part-*.parquet"):
@@ -151,7 +151,7 @@ class _PartFiles:
             file.parent.mkdir(parents=True, exist_ok=True)
             self.written.append(file)
             rows.write_parquet(file, compression="zstd", statistics=False)
-            _sync(file)
+            sync(file)
             first, last = (float(rows["time"][0]), float(rows["time"][-1])) if day else (0.0, 0.0)
             parts.append(Part(path=file.relative_to(self.folder).as_posix(), rows=rows.height, first=first, last=last))
             self.progress(f"write {table}", done, len(pieces))
@@ -172,7 +172,7 @@ def _write(plan: Additions, folder: Path, manifest: Manifest, progress: Progress
             columns={table: dict(kinds) for table, kinds in plan.columns.items()},
             parts=parts,
         )
-        _replace(folder / MANIFEST, msgspec.json.encode(after))
+        replace_durably(folder / MANIFEST, msgspec.json.encode(after))
     except BaseException:  # Ctrl-C too
         for file in files.written:
             file.unlink(missing_ok=True)
@@ -193,19 +193,3 @@ def _days(frame: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
 def _actions(events: pl.DataFrame) -> dict[str, int]:
     counts = np.bincount(events["action"].to_numpy(), minlength=len(ACTIONS))
     return {name: int(count) for name, count in zip(ACTIONS, counts, strict=True) if count}
-
-
-def _replace(file: Path, content: bytes) -> None:
-    pending = file.with_name(f".{file.name}")
-    pending.write_bytes(content)
-    _sync(pending)
-    os.replace(pending, file)
-    _sync(file.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

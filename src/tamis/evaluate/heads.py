@@ -8,11 +8,10 @@ from scipy.stats import spearmanr
 from tamis import metrics
 from tamis.data.samples import Samples
 from tamis.evaluate.queries import Past
-from tamis.evaluate.report import Row
-from tamis.features.inputs import Progress
+from tamis.evaluate.report import Row, known
 from tamis.rank.multitask import Multitask
 from tamis.stages import Scorer
-from tamis.types import Candidates
+from tamis.types import Candidates, Progress
 
 BLOCK = 200  # requests between two calls of progress
 
@@ -44,7 +43,8 @@ def judge_heads(past: Past, samples: Samples, most_requests: int, progress: Prog
     truth = {name: np.concatenate(parts) for name, parts in labels.items()}
     scores = {name: np.concatenate(parts) for name, parts in predicted.items()}
     gated = ranker.facts.per_click if isinstance(ranker, Multitask) else ()
-    return _judge(truth, scores, np.concatenate(users), gated), len(rows)
+    judged = _judge(truth, scores, np.concatenate(users), gated)
+    return {head: known(row) for head, row in judged.items()}, len(rows)
 
 
 def _judge(truth: dict[str, Any], scores: dict[str, Any], users: Any, gated: tuple[str, ...]) -> dict[str, Row]:

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from tamis import metrics
 from tamis.assemble import Model
-from tamis.data.dataset import Dataset
+from tamis.data.dataset import DAY_SECONDS, Dataset
 from tamis.data.split import Split
 from tamis.evaluate.heads import judge_heads
 from tamis.evaluate.queries import Past
-from tamis.evaluate.report import Report, Row
-from tamis.features.inputs import Inputs, Progress, silent
+from tamis.evaluate.report import Report, Row, known
+from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
 from tamis.stages import Source
-from tamis.types import ACTION_CODE, Candidates, Query, StepTrace
+from tamis.types import ACTION_CODE, Candidates, Progress, Query, StepTrace, silent
 
 CUTS = (50, 200, 500)
 PAGE = 20
@@ -41,11 +41,8 @@ class _Tally:
             self.values.setdefault(row, {}).setdefault(name, []).append(value)
 
     def means(self) -> dict[str, Row]:
-        known = {row: {name: np.array(v) for name, v in names.items()} for row, names in self.values.items()}
-        return {  # a query without an answer (a channel that found nothing) has no say, and no NaN reaches the report
-            row: {name: float(v[np.isfinite(v)].mean()) for name, v in names.items() if np.isfinite(v).any()}
-            for row, names in known.items()
-        }
+        """The mean of each number over the queries that have one; a channel that found nothing has none."""
+        return {row: known({name: _mean(v) for name, v in names.items()}) for row, names in self.values.items()}
 
 
 def evaluate(
@@ -71,6 +68,7 @@ def evaluate(
         if done % 20 == 0:
             progress("evaluate pages", done, len(users))
     progress("evaluate pages", len(users), len(users))
+    summary = pages.summary()
     heads, requests = judge_heads(past, inputs.valid, config.evaluate.most_requests, progress)
     return Report(
         bundle=model.name,
@@ -81,8 +79,8 @@ def evaluate(
         channels=pages.channels.means(),
         stages=pages.stages.means(),
         heads=heads,
-        page=pages.summary("tamis"),
-        baselines={name: pages.summary(name) for name in pages.shown if name != "tamis"},
+        page=summary.pop("tamis", {"ndcg@10": 0.0}),
+        baselines=summary,
         latency=_latency(pages.traces),
     )
 
@@ -180,29 +178,33 @@ class _Pages:
         return truth
 
     def _page(self, name: str, ids: NDArray[np.int64], relevant: NDArray[np.int64], now: float) -> None:
-        hit = np.isin(ids[:10], relevant)
-        gains = (hit / np.log2(np.arange(2, len(hit) + 2))).sum()
-        best = (1 / np.log2(np.arange(2, min(10, len(relevant)) + 2))).sum()
+        ranked, right = ids[None], metrics.Relevant.of([relevant])
         age = now - self.past.published[ids]
         self.shown.setdefault(name, []).append(ids)
         self.quality.add(
             name,
             **{
-                "ndcg@10": float(gains / best),
-                "recall@10": float(hit.sum() / len(relevant)),
-                "hit@10": float(hit.any()),
+                "ndcg@10": metrics.ndcg_at_k(ranked, right, 10),
+                "recall@10": metrics.recall_at_k(ranked, right, 10),
+                "hit@10": metrics.hit_rate(ranked, right, 10),
             },
             diversity=metrics.distinct_share(self.category[ids]),
             authors=metrics.distinct_share(self.author[ids]),
-            new_share=float((age < self.new_days * 86_400).mean()) if len(ids) else 0.0,
+            new_share=float((age < self.new_days * DAY_SECONDS).mean()) if len(ids) else 0.0,
         )
 
-    def summary(self, name: str) -> Row:
-        shown = self.shown.get(name, [])
-        if not shown:
-            return {"ndcg@10": 0.0}
-        coverage = metrics.coverage(np.concatenate(shown), len(self.past.model.catalog))
-        return {**self.quality.means()[name], "coverage": coverage}
+    def summary(self) -> dict[str, Row]:
+        """Page name → its numbers; {} when no user had anything relevant."""
+        means, items = self.quality.means(), len(self.past.model.catalog)
+        return {
+            name: {**means[name], "coverage": metrics.coverage(np.concatenate(shown), items)}
+            for name, shown in self.shown.items()
+        }
+
+
+def _mean(values: list[float]) -> float:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")
 
 
 def _allowed(query: Query) -> NDArray[np.bool_]:
@@ -217,7 +219,8 @@ def _mean_of_best(values: NDArray[np.float64]) -> float:
 
 
 def _recalls(ids: NDArray[np.int64], relevant: NDArray[np.int64]) -> dict[str, float]:
-    return {f"recall@{cut}": float(np.isin(relevant, ids[:cut]).mean()) for cut in CUTS}
+    right = metrics.Relevant.of([relevant])
+    return {f"recall@{cut}": metrics.recall_at_k(ids[None], right, cut) for cut in CUTS}
 
 
 def _latency(traces: list[tuple[StepTrace, ...]]) -> dict[str, Row]:

@@ -1,5 +1,6 @@
 """The report of an evaluation: plain numbers by name, as JSON for machines and as rows for people."""
 
+import math
 from collections.abc import Iterator
 
 import msgspec
@@ -8,6 +9,11 @@ from tamis.config import Config
 from tamis.errors import DataError
 
 Row = dict[str, float]
+
+
+def known(row: Row) -> Row:
+    """A row without the numbers that are not finite: JSON has no place for them, so nobody could read them back."""
+    return {name: value for name, value in row.items() if math.isfinite(value)}
 
 
 class Report(Config, frozen=True):

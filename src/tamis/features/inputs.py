@@ -1,6 +1,5 @@
 """What every `fit` gets: the data of the training period and nothing after it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,14 +12,7 @@ from tamis.features.batch import NetBatch
 from tamis.features.encode import Encoder, history_codes, with_ages
 from tamis.features.layout import Layout
 from tamis.features.statistics import Statistics, refresh_time
-from tamis.types import ACTION_CODE, ACTIONS, Catalog, Features
-
-Progress = Callable[[str, int, int], None]
-"""(what, done, total): called now and then by long work."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody looks at."""
+from tamis.types import ACTION_CODE, ACTIONS, Catalog, Features, Progress, silent
 
 
 @dataclass(frozen=True, slots=True)

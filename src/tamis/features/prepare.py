@@ -10,12 +10,10 @@ import polars as pl
 from tamis.data.dataset import Dataset, Requests
 from tamis.data.samples import Log, SampleConfig, Timeline, build_samples
 from tamis.features.encode import Encoder
-from tamis.features.inputs import Inputs, Progress, silent
+from tamis.features.inputs import Inputs
 from tamis.features.spec import FeaturesConfig
 from tamis.features.statistics import Statistics
-from tamis.types import ACTION_CODE, Catalog
-
-RAW_ITEM_COLUMNS = ("author", "category", "city", "publish_time", "duration_seconds", "quality", "vector")
+from tamis.types import ACTION_CODE, Catalog, Progress, silent
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from tamis.nets.optimizer import Optimizer
 from tamis.nets.plans import TrainingPlan
+from tamis.types import Progress
 
 log = structlog.get_logger(__name__)
 B = TypeVar("B")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ class TrainingPlan:
     l2: pull of the touched embedding rows towards zero.   decay_to: learning rates fall linearly to this share.
     patience: epochs without a better validation score before stopping; 0 = never stop early, keep the last.
     threads: of torch.   prefetch: gather the next batch while this one is computed.
-    log_every_steps: one log line per so many steps.
     """
 
     epochs: int = 1
@@ -28,7 +27,6 @@ class TrainingPlan:
     patience: int = 1
     threads: int = 2
     prefetch: bool = True
-    log_every_steps: int = 500
 
 
 @dataclass(frozen=True, slots=True)

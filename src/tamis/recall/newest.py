@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 import numpy as np
 
 from tamis.config import StepConfig
+from tamis.data.dataset import DAY_SECONDS
 from tamis.features.inputs import Inputs
 from tamis.types import Candidates, Query
-
-_DAY: Final = 86_400.0
 
 
 class NewestConfig(StepConfig, frozen=True, tag="newest"):
@@ -41,7 +40,7 @@ class Newest:
             published = catalog.column("publish_time", items)
             keep = ~(published > query.now)
             if self.config.max_age_days:
-                keep &= published >= query.now - self.config.max_age_days * _DAY
+                keep &= published >= query.now - self.config.max_age_days * DAY_SECONDS
             items = items[keep]
         return Candidates(np.asarray(items[: self.config.limit or None], np.int64))
 

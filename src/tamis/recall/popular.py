@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
 from tamis.config import StepConfig
+from tamis.data.dataset import DAY_SECONDS
 from tamis.features.inputs import Inputs
 from tamis.types import ACTION_CODE, Candidates, Query
-
-_DAY: Final = 86_400.0
 
 
 class PopularConfig(StepConfig, frozen=True, tag="popular"):
@@ -39,7 +38,7 @@ class Popular:
         """weight(i) = Σ over the interest actions on i of 2^(−age / half-life); ties by the lower item number."""
         events = inputs.events
         chosen = np.isin(events.action, [ACTION_CODE[name] for name in inputs.interest_actions]) & (events.item >= 0)
-        age_days = (inputs.until - events.time[chosen]) / _DAY
+        age_days = (inputs.until - events.time[chosen]) / DAY_SECONDS
         decay = np.exp2(-age_days / config.half_life_days) if config.half_life_days else None
         weights = np.bincount(events.item[chosen], decay, len(inputs.catalog)).astype(np.float64)
         order = np.argsort(-weights, kind="stable")[: int((weights > 0).sum())]

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtr, ndtri
 
+from tamis.data.dataset import DAY_SECONDS
 from tamis.simulate.memory import Recent
-from tamis.simulate.population import DAY, F32, Items, Population, Users
+from tamis.simulate.population import F32, Items, Population, Users
 from tamis.simulate.settings import WorldConfig
 
 F64 = NDArray[np.float64]
@@ -32,7 +33,7 @@ LONG_VIEW_SECONDS: Final = 18.0
 _SHARPNESS: Final = 6.0
 _TASTE, _WHETTED, _TIRED = 1.15, 0.9, 0.7
 _WHET_HALF_LIFE: Final = 2 * 3600.0
-_INTEREST_PERIOD: Final = 12 * DAY
+_INTEREST_PERIOD: Final = 12 * DAY_SECONDS
 _NEWNESS: Final = 0.3
 _PLAY_SPREAD: Final = 0.8  # deviation of the log of the seconds watched
 
@@ -187,8 +188,8 @@ class Behaviour:
         """[r, n] log-odds from place, hour and age: near items, a category's time of day, fresh items."""
         city = self.items.city[items]
         place = np.where(city == self.users.city[users][:, None], 0.5, np.where(city >= 0, -0.15, 0.0))
-        turn = (times % DAY / 3600)[:, None] - self.peak_hour[self.items.category[items]]
-        age_days = np.maximum(times[:, None] - self.items.publish_time[items], 0.0) / DAY
+        turn = (times % DAY_SECONDS / 3600)[:, None] - self.peak_hour[self.items.category[items]]
+        age_days = np.maximum(times[:, None] - self.items.publish_time[items], 0.0) / DAY_SECONDS
         return np.asarray(place + 0.25 * np.cos(turn * (2 * np.pi / 24)) + _NEWNESS * 0.5 ** (age_days / 1.5))
 
     def _solve(self, config: WorldConfig, users: NDArray[Any], items: NDArray[Any], times: F64) -> dict[str, float]:

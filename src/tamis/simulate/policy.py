@@ -12,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.data.dataset import DAY_SECONDS
 from tamis.simulate.behaviour import F64
 from tamis.simulate.memory import Recent
-from tamis.simulate.population import DAY, F32, I32, INTERESTS, LATENT, Population
+from tamis.simulate.population import F32, I32, INTERESTS, LATENT, Population
 from tamis.simulate.settings import WorldConfig
 
 _TRIES: Final = 3  # candidates for one place
@@ -113,7 +114,7 @@ class LoggingPolicy:
         pool[popular] = np.where(drawn < out[row[popular]], drawn, pool[popular])
 
         newest = source == _NEWEST
-        since = np.searchsorted(self.publish_time, times - _NEWEST_DAYS * DAY)[row[newest]]
+        since = np.searchsorted(self.publish_time, times - _NEWEST_DAYS * DAY_SECONDS)[row[newest]]
         fresh = out[row[newest]] - since
         pool[newest] = np.where(fresh > 0, since + np.floor(luck[0][newest] * fresh), pool[newest])
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.data.dataset import DAY_SECONDS
 from tamis.simulate.settings import WorldConfig
 from tamis.simulate.words import CATEGORIES, CITIES, DEVICES, GENDERS, keywords
 
@@ -21,7 +22,6 @@ I32 = NDArray[np.int32]
 
 LATENT: Final = 16
 INTERESTS: Final = 4
-DAY: Final = 86_400.0
 TOPIC_WORDS: Final = 5
 CATEGORY_WORDS: Final = 3
 _KEYWORDS_PER_ITEM: Final = 4
@@ -129,15 +129,15 @@ def _users(config: WorldConfig, directions: F32, generator: np.random.Generator)
 
 def _register_times(config: WorldConfig, generator: np.random.Generator) -> F64:
     new = round(config.users * config.new_users_share)
-    old = config.start_time - DAY * generator.uniform(0, 400, config.users - new)
-    recent = generator.uniform(config.start_time, config.end_time - DAY / 2, new)
+    old = config.start_time - DAY_SECONDS * generator.uniform(0, 400, config.users - new)
+    recent = generator.uniform(config.start_time, config.end_time - DAY_SECONDS / 2, new)
     return np.asarray(np.round(np.sort(np.concatenate([old, recent]))))
 
 
 def _visits(config: WorldConfig, register: F64, generator: np.random.Generator) -> F64:
     """[u] mean sessions a day: log-normal, scaled so that the whole log has as many as the config says."""
     visits = np.minimum(generator.lognormal(0, 1.0, config.users), 8.0)
-    days = (config.end_time - np.maximum(register, config.start_time)) / DAY
+    days = (config.end_time - np.maximum(register, config.start_time)) / DAY_SECONDS
     wanted = config.users * config.days * config.sessions_per_user_day
     return np.asarray(visits * (wanted / (visits * days).sum()))
 
@@ -233,10 +233,10 @@ def _durations(category: NDArray[np.int16], categories: int, generator: np.rando
 
 def _publish_times(config: WorldConfig, generator: np.random.Generator) -> F64:
     """[i] ascending; every day of the log publishes the same number of items."""
-    old = config.start_time - DAY * generator.uniform(0, _ARCHIVE_DAYS, config.old_items)
+    old = config.start_time - DAY_SECONDS * generator.uniform(0, _ARCHIVE_DAYS, config.old_items)
     per_day = config.new_items // config.days
     day = np.repeat(np.arange(config.days), per_day)
-    new = config.start_time + DAY * (day + generator.uniform(0, 1, len(day)))
+    new = config.start_time + DAY_SECONDS * (day + generator.uniform(0, 1, len(day)))
     return np.asarray(np.floor(np.sort(np.concatenate([old, new]))))
 
 

@@ -4,18 +4,19 @@ Within a day the pages are made in rounds: round k makes the k-th page of every 
 in a round once, so what she did on a page is in her memory before her next.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.data.dataset import DAY_SECONDS
 from tamis.simulate.behaviour import F64, Behaviour, Outcomes
 from tamis.simulate.memory import Diary, Memory
 from tamis.simulate.policy import LoggingPolicy, Popularity
-from tamis.simulate.population import DAY, Population, Users
+from tamis.simulate.population import Population, Users
 from tamis.simulate.settings import WorldConfig
+from tamis.types import Progress
 
 FLAGS: Final = ("click", "like", "collect", "share", "comment", "follow", "hide", "long_view")
 """The actions that `Log.flags` holds, bit 0 first."""
@@ -63,7 +64,7 @@ class _Visits:
 
 
 def write_log(
-    config: WorldConfig, population: Population, behaviour: Behaviour, progress: Callable[[str, int, int], None]
+    config: WorldConfig, population: Population, behaviour: Behaviour, progress: Progress
 ) -> tuple[Log, Memory]:
     """The log of all days, and what the users have in mind at its end."""
     policy = LoggingPolicy.of(config, population)
@@ -85,14 +86,14 @@ def write_log(
 
 def _plan(config: WorldConfig, users: Users, day: int, generator: np.random.Generator) -> _Visits:
     """Who comes on a day and how many pages each session would have."""
-    morning = config.start_time + day * DAY
+    morning = config.start_time + day * DAY_SECONDS
     who = np.repeat(np.arange(len(users)), generator.poisson(users.visits_per_day))
     hours = np.array(_HOURS) / sum(_HOURS)
     hour = generator.choice(24, len(who), p=hours) + generator.random(len(who)) + users.hour[who]
     start = morning + hour % 24 * 3600
     arrived = start >= users.register_time[who]
     # A new user looks around right after registering.
-    new = np.nonzero((users.register_time >= morning) & (users.register_time < morning + DAY))[0]
+    new = np.nonzero((users.register_time >= morning) & (users.register_time < morning + DAY_SECONDS))[0]
     who, start = np.append(who[arrived], new), np.append(start[arrived], users.register_time[new] + 5)
     order = np.lexsort((start, who))
     who, start = who[order], start[order]

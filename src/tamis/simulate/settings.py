@@ -1,6 +1,7 @@
 """The size and the seed of a synthetic world."""
 
 from tamis.config import Config
+from tamis.data.dataset import DAY_SECONDS
 from tamis.simulate.words import CATEGORIES, CITIES
 
 
@@ -76,7 +77,7 @@ class WorldConfig(Config, frozen=True):
     @property
     def end_time(self) -> float:
         """First second after the log."""
-        return self.start_time + self.days * 86_400.0
+        return self.start_time + self.days * DAY_SECONDS
 
     @classmethod
     def tiny(cls, seed: int = 1) -> "WorldConfig":

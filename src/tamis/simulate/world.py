@@ -6,7 +6,7 @@ world.preference(users, items, times)       the oracle: what the users would rea
 world.respond(users, items, times)          what they do with pages that somebody else made
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from tamis.simulate.population import Population
 from tamis.simulate.sessions import Log, write_log
 from tamis.simulate.settings import WorldConfig
 from tamis.simulate.tables import raw_tables
+from tamis.types import Progress, silent
 
 __all__ = ["World", "WorldConfig"]
 
@@ -30,10 +31,6 @@ _PAIRS_AT_ONCE: Final = 100_000
 def _number(external_id: str) -> int:
     digits = external_id[1:]
     return int(digits) if len(digits) >= 6 and digits.isascii() and digits.isdecimal() else -1
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """Shows no progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ class World:
     memory: Memory  # what the users have in mind at the end of the log; copy it to carry it on
 
     @classmethod
-    def generate(cls, config: WorldConfig, progress: Callable[[str, int, int], None] = _silent) -> "World":
+    def generate(cls, config: WorldConfig, progress: Progress = silent) -> "World":
         """The world of a config. progress: called with (what, done, total) after every day."""
         population = Population.generate(config)
         behaviour = Behaviour.calibrate(config, population)
