@@ -41,21 +41,23 @@ def _multiply(out: A, left: A, right: A, size: int) -> None:
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
 def _dots(out: A, left: A, right: A, size: int) -> None:
-    """out [a, b] += left[:, : size] @ right[:, : size].T; a and b are multiples of 2."""
-    zero = out.dtype.type(0)
-    for a in range(0, left.shape[0], 2):
-        for b in range(0, right.shape[0], 2):
-            s00, s01, s10, s11 = zero, zero, zero, zero
+    """out [a, b] += left[:, : size] @ right[:, : size].T; a and b are multiples of 4."""
+    o = out.dtype.type(0)
+    for a in range(0, left.shape[0], 4):
+        for b in range(0, right.shape[0], 4):
+            s00, s01, s02, s03, s10, s11, s12, s13 = o, o, o, o, o, o, o, o
+            s20, s21, s22, s23, s30, s31, s32, s33 = o, o, o, o, o, o, o, o
             for k in range(size):
-                l0, l1, r0, r1 = left[a, k], left[a + 1, k], right[b, k], right[b + 1, k]
-                s00 += l0 * r0
-                s01 += l0 * r1
-                s10 += l1 * r0
-                s11 += l1 * r1
-            out[a, b] += s00
-            out[a, b + 1] += s01
-            out[a + 1, b] += s10
-            out[a + 1, b + 1] += s11
+                l0, l1, l2, l3 = left[a, k], left[a + 1, k], left[a + 2, k], left[a + 3, k]
+                r0, r1, r2, r3 = right[b, k], right[b + 1, k], right[b + 2, k], right[b + 3, k]
+                s00, s01, s02, s03 = s00 + l0 * r0, s01 + l0 * r1, s02 + l0 * r2, s03 + l0 * r3
+                s10, s11, s12, s13 = s10 + l1 * r0, s11 + l1 * r1, s12 + l1 * r2, s13 + l1 * r3
+                s20, s21, s22, s23 = s20 + l2 * r0, s21 + l2 * r1, s22 + l2 * r2, s23 + l2 * r3
+                s30, s31, s32, s33 = s30 + l3 * r0, s31 + l3 * r1, s32 + l3 * r2, s33 + l3 * r3
+            sums = ((s00, s01, s02, s03), (s10, s11, s12, s13), (s20, s21, s22, s23), (s30, s31, s32, s33))
+            for i in range(4):
+                for j in range(4):
+                    out[a + i, b + j] += sums[i][j]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -83,30 +85,44 @@ def _entries(x: A, key_part: A, there: A, scratch: tuple[A, A, A, A]) -> int:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _hidden(out: A, keys: A, columns: A, weights: tuple[A, A, A, A], padded: int) -> None:
-    """Fills out[:, : padded] [H, P] with the hidden layer, before the relu, of one candidate.
-
-    weights: (query part [H], query [D], product weight [H, D], room for their product [H, D]).
-    """
-    query_part, query, product_weight, product = weights
-    for h in range(product.shape[0]):
-        for d in range(product.shape[1]):
-            product[h, d] = product_weight[h, d] * query[d]
-        for k in range(padded):
-            out[h, k] = keys[h, k] + query_part[h]
-    _multiply(out, product, columns, padded)
+def _pairs(out: A, queries: A, columns: A, padded: int) -> None:
+    """Fills out [D, G·P] with q * x' of G candidates, one after the other; queries: [G, D]."""
+    for d in range(queries.shape[1]):
+        for g in range(queries.shape[0]):
+            q, at = queries[g, d], np.uint64(g * padded)  # unsigned: no check for counting from the end
+            for k in range(np.uint64(padded)):
+                out[d, at + k] = q * columns[d, k]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _scores(out: A, hidden: A, output_weight: A, mask: A, padded: int) -> None:
-    """Fills out[: padded] with the scores of one candidate; output_weight: [H + 1], the last one is the bias."""
+def _hidden(out: A, keys: A, query_parts: A, weights: tuple[A, A], padded: int) -> None:
+    """Fills out [H, G·P] with the hidden layer, before the relu, of G candidates.
+
+    query_parts: [G, H].   weights: (product weight [H, D], the pairs [D, G·P]).
+    """
+    product_weight, pairs = weights
+    for h in range(keys.shape[0]):
+        for g in range(query_parts.shape[0]):
+            part, at = query_parts[g, h], np.uint64(g * padded)
+            for k in range(np.uint64(padded)):
+                out[h, at + k] = keys[h, k] + part
+    _multiply(out, product_weight, pairs, query_parts.shape[0] * padded)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+def _scores(out: A, hidden: A, output_weight: A, mask: A, span: tuple[int, int]) -> None:
+    """Fills out[: P] with the scores of one candidate, whose hidden layer is hidden[:, span].
+
+    output_weight: [H + 1], the last one is the bias.
+    """
     units, zero = hidden.shape[0], hidden.dtype.type(0)
+    at, padded = np.uint64(span[0]), np.uint64(span[1] - span[0])
     for k in range(padded):
         out[k] = output_weight[units]
     for h in range(units):
         weight = output_weight[h]
         for k in range(padded):
-            out[k] += weight * max(hidden[h, k], zero)
+            out[k] += weight * max(hidden[h, at + k], zero)
     for k in range(padded):
         out[k] *= mask[k]
 
@@ -127,41 +143,40 @@ def pool(keys: tuple[A, A, A, A], queries: tuple[A, A], weights: tuple[A, A], ou
     kind = x.dtype
     rows, columns = np.empty((room, width), kind), np.empty((width, room), kind)
     key_columns, mask = np.empty((units, room), kind), np.empty(room, kind)
-    hidden, product = np.empty((units, room), kind), np.empty((units, depth), kind)
+    hidden, pairs = np.empty((units, GROUP * room), kind), np.empty((depth, GROUP * room), kind)
     for r in range(part[0], part[1]):
         padded = _entries(x[r], key_part[r], there[r], (rows, columns, key_columns, mask))
         for start in range(first[r], first[r + 1], GROUP):
             count = min(GROUP, first[r + 1] - start)
+            group = slice(start, start + count)
             scores, pooled = np.zeros((GROUP, padded), kind), np.zeros((GROUP, width), kind)
+            _pairs(pairs, query[group], columns, padded)
+            _hidden(hidden, key_columns, query_part[group], (product_weight, pairs), padded)
             for g in range(count):
-                n = start + g
-                candidate = (query_part[n], query[n], product_weight, product)
-                _hidden(hidden, key_columns, columns, candidate, padded)
-                _scores(scores[g], hidden, output_weight, mask, padded)
+                _scores(scores[g], hidden, output_weight, mask, (g * padded, (g + 1) * padded))
             _multiply(pooled, scores, rows, width)
             out[start : start + count] = pooled[:count]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _through_relu(hidden: A, slopes: tuple[A, A], sums: tuple[A, A, A], copy: A, span: tuple[int, int]) -> None:
-    """Turns one candidate's hidden layer [H, P] into its slope, in place, and copies that to copy[:, span].
+def _through_relu(hidden: A, slopes: tuple[A, A], sums: tuple[A, A, A], span: tuple[int, int]) -> None:
+    """Turns one candidate's hidden layer hidden[:, span] into its slope, in place.
 
-    slopes: (of the scores [P], output_weight [H + 1]).   span: columns of `copy`, as many as there are entries.
+    slopes: (of the scores [P], output_weight [H + 1]).
     sums, added to: (of output_weight [H + 1], of the query part [H], of the keys [H, P]).
     """
     score_slope, output_weight = slopes
     weight_sum, query_sum, key_sum = sums
     units, zero = hidden.shape[0], hidden.dtype.type(0)
-    at, padded = np.uint64(span[0]), np.uint64(span[1] - span[0])  # unsigned: no check for counting from the end
+    at, padded = np.uint64(span[0]), np.uint64(span[1] - span[0])
     for h in range(units):
         weight, total, through = output_weight[h], zero, zero
         for k in range(padded):
-            value = hidden[h, k]
+            value = hidden[h, at + k]
             slope = score_slope[k] * weight if value > zero else zero
             total += score_slope[k] * max(value, zero)
             through += slope
-            hidden[h, k] = slope
-            copy[h, at + k] = slope
+            hidden[h, at + k] = slope
             key_sum[h, k] += slope
         weight_sum[h] += total
         query_sum[h] += through
@@ -170,8 +185,8 @@ def _through_relu(hidden: A, slopes: tuple[A, A], sums: tuple[A, A, A], copy: A,
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _through_product(slope: A, pair: tuple[A, A], sums: tuple[A, A], copy: A, span: tuple[int, int]) -> None:
-    """Sends slope[:, span], of q * x', on to q and to x', and writes q * x' itself to copy[:, span].
+def _through_product(slope: A, pair: tuple[A, A], sums: tuple[A, A], span: tuple[int, int]) -> None:
+    """Sends slope[:, span], of q * x', on to q and to x'.
 
     pair: (query [D], columns [V, P]).   sums, added to: (query [D], columns [V, P]).
     """
@@ -183,7 +198,6 @@ def _through_product(slope: A, pair: tuple[A, A], sums: tuple[A, A], copy: A, sp
         for k in range(padded):
             total += slope[d, at + k] * columns[d, k]
             column_sum[d, k] += q * slope[d, at + k]
-            copy[d, at + k] = q * columns[d, k]
         query_sum[d] += total
 
 
@@ -212,8 +226,7 @@ def pool_gradient(
     turned = np.ascontiguousarray(product_weight.T)
     rows, columns = np.empty((room, width), kind), np.empty((width, room), kind)
     key_columns, mask = np.empty((units, room), kind), np.empty(room, kind)
-    hidden, product = np.empty((units, room), kind), np.empty((units, depth), kind)
-    slopes = np.empty((units, GROUP * room), kind)
+    hidden = np.empty((units, GROUP * room), kind)
     back, pairs = np.empty((depth, GROUP * room), kind), np.empty((depth, GROUP * room), kind)
     for r in range(part[0], part[1]):
         padded = _entries(x[r], key_part[r], there[r], (rows, columns, key_columns, mask))
@@ -223,20 +236,22 @@ def pool_gradient(
             scores, score_slope = np.zeros((GROUP, padded), kind), np.zeros((GROUP, padded), kind)
             out_slope = np.zeros((GROUP, width), kind)
             out_slope[:count] = slope[start : start + count]
+            group = slice(start, start + count)
             _multiply(score_slope, out_slope, columns, padded)
+            _pairs(pairs, query[group], columns, padded)
+            _hidden(hidden, key_columns, query_part[group], (product_weight, pairs), padded)
             for g in range(count):
                 n, span = start + g, (g * padded, (g + 1) * padded)
-                _hidden(hidden, key_columns, columns, (query_part[n], query[n], product_weight, product), padded)
-                _scores(scores[g], hidden, output_weight, mask, padded)
+                _scores(scores[g], hidden, output_weight, mask, span)
                 score_slope[g] *= mask[:padded]
                 part_sums = (output_sum, query_part_sum[n], key_column_sum)
-                _through_relu(hidden, (score_slope[g], output_weight), part_sums, slopes, span)
+                _through_relu(hidden, (score_slope[g], output_weight), part_sums, span)
             back[:, : count * padded] = 0
-            _multiply(back, turned, slopes, count * padded)
+            _multiply(back, turned, hidden, count * padded)
             for g in range(count):
                 n, span = start + g, (g * padded, (g + 1) * padded)
-                _through_product(back, (query[n], columns), (query_sum[n], column_sum), pairs, span)
-            _dots(product_sum, slopes, pairs, count * padded)
+                _through_product(back, (query[n], columns), (query_sum[n], column_sum), span)
+            _dots(product_sum, hidden, pairs, count * padded)
             _multiply(column_sum, np.ascontiguousarray(out_slope.T), scores, padded)
         for i in range(min(padded, length)):
             if there[r, i]:

@@ -15,17 +15,17 @@ INITIAL_SPREAD = 0.05
 
 
 class Table(nn.Module):
-    """`rows` embeddings of width `size`; row 0 is padding and stays zero.
+    """`rows` embeddings of width `size`, drawn with standard deviation `spread`; row 0 is padding and stays zero.
 
     `forward` gathers outside of autograd: its result is a leaf that asks for a gradient, and the (codes, leaf) pair is
     kept in `taken`. After `backward`, `optimizer.Optimizer.step` sums the leaves' gradients by code and moves only
     those rows. The table's own `weight` therefore never holds a gradient.
     """
 
-    def __init__(self, rows: int, size: int, generator: torch.Generator) -> None:
+    def __init__(self, rows: int, size: int, generator: torch.Generator, spread: float = INITIAL_SPREAD) -> None:
         super().__init__()
-        weight = torch.from_numpy(np.empty((rows, size), np.float32))  # NumPy asks for huge pages, torch does not
-        weight.normal_(0.0, INITIAL_SPREAD, generator=generator)
+        weight = torch.from_numpy(kernels.by_cache_line((rows, size), np.float32))
+        weight.normal_(0.0, spread, generator=generator)
         weight[0] = 0.0
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.taken: list[tuple[NDArray[np.int32], NDArray[np.int64], Tensor]] = []

@@ -48,7 +48,7 @@ class MultitaskNet(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.table = Table(layout.table_size, shape.embedding_size, generator)
+        self.table = Table(layout.table_size, shape.embedding_size, generator, shape.embedding_spread)
         self.user_widths, self.item_widths = widths_of(layout.user_fields), widths_of(layout.item_fields)
         self.history_columns = list(layout.history_columns)
         self.user_scale, self.item_scale = Standardize(scales.user_dense), Standardize(scales.item_dense)
@@ -105,7 +105,8 @@ class Trained(NamedTuple):
 def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, inputs: Inputs, seed: int) -> Trained:
     """Trains on `inputs.train`, stops early on `inputs.valid` by the mean AUC of the binary heads.
 
-    Without a binary head (or without validation rows of both kinds) the score is minus the validation loss.
+    A head weighs as many as it has positives, for the fewer there are the more of its AUC is chance. Without a binary
+    head (or without validation rows of both kinds) the score is minus the validation loss.
     """
     if shape.embedding_size % 4 or shape.attention_hidden % 4:
         raise ConfigError("multitask: embedding_size and attention_hidden must be multiples of 4")
@@ -181,7 +182,7 @@ def _scales(inputs: Inputs, seed: int) -> Scales:
 def _score(heads: HeadPlan, samples: Samples, logits: dict[str, NDArray[np.float32]]) -> float:
     if not len(samples.item):
         return 0.0
-    scores = []
+    scores, positives = [], []
     for head in heads.heads:
         if head != PLAY and head in samples.labels:
             label, value = samples.labels[head], logits[head]
@@ -190,8 +191,9 @@ def _score(heads: HeadPlan, samples: Samples, logits: dict[str, NDArray[np.float
                 label, value = label[clicked], value[clicked]
             if 0 < label.sum() < len(label):
                 scores.append(auc(label, value))
+                positives.append(label.sum())
     if scores:
-        return float(np.mean(scores))
+        return float(np.average(scores, weights=positives))
     if not all(head in samples.labels for head in heads.heads):
         return 0.0
     targets = heads.targets({name: torch.from_numpy(np.array(label)) for name, label in samples.labels.items()})

@@ -53,7 +53,7 @@ class _Rows:
         self._plan = plan
         self._weight: NDArray[np.floating] = table.weight.detach().numpy()
         shape = (rows, 2, size) if plan.embedding_optimizer == "adam" else (rows,)
-        self._state = np.zeros(shape, self._weight.dtype)
+        self._state = kernels.by_cache_line(shape, self._weight.dtype)
         self._place = np.zeros(rows, np.int32)
         self._distinct = np.empty(0, np.int32)
         self._sums = np.empty((0, size), self._weight.dtype)

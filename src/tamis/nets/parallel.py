@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 PARTS: Final = 4
 Span = tuple[int, int]
-_workers = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tamis-kernel")
+_workers = ThreadPoolExecutor(
+    os.cpu_count() or 1, thread_name_prefix="tamis-kernel", initializer=torch.set_flush_denormal, initargs=(True,)
+)
 
 
 def spans(first: NDArray[np.int64]) -> list[Span]:

@@ -34,11 +34,13 @@ class MultitaskShape:
     """How the fine ranker's net looks.
 
     embedding_size, attention_hidden: multiples of 4.   attention: see `nets.sequence`.
+    embedding_spread: standard deviation of a new embedding; what a rare id keeps of it is noise.
     experts: nets that the tasks share, 1 = a shared bottom.   expert_hidden, tower_hidden: widths of their layers.
     gate_dropout: share of gate weights masked in training, against gates that pick a single expert.
     """
 
     embedding_size: int = 16
+    embedding_spread: float = 0.01
     attention: Literal["din", "dot", "mean"] = "din"
     attention_hidden: int = 36
     experts: int = 4

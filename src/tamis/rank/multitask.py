@@ -49,6 +49,7 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     play_loss: Literal["ratio", "weighted"] = "ratio"  # "weighted" makes `play` the mean time, "ratio" is robust
     play_limit_seconds: float = 3600.0  # predicted times are cut to this
     embedding_size: int = 16  # width of one feature's embedding, a multiple of 4
+    embedding_spread: float = 0.01  # standard deviation of a new embedding; what a rare id keeps of it is noise
     attention: Literal["din", "dot", "mean"] = "din"  # how a candidate looks at the user's last actions
     attention_hidden: int = 36  # width of the attention's hidden layer, a multiple of 4
     experts: int = 4  # nets shared by the heads; 1 = a shared bottom
@@ -80,6 +81,7 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
         """How the net looks."""
         return MultitaskShape(
             embedding_size=self.embedding_size,
+            embedding_spread=self.embedding_spread,
             attention=self.attention,
             attention_hidden=self.attention_hidden,
             experts=self.experts,
