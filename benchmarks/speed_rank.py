@@ -362,7 +362,12 @@ def head() -> None:
 
 def mmoe(rounds: int, threads: int) -> None:
     shape = MultitaskShape(
-        attention="mean", experts=4, expert_hidden=(128, 64), tower_hidden=(32,), embedding_spread=INITIAL_SPREAD
+        attention="mean",
+        experts=4,
+        expert_hidden=(128, 64),
+        tower_hidden=(32,),
+        wide=False,
+        embedding_spread=INITIAL_SPREAD,
     )
     alone, grouped = mmoe_log(10 * BATCH, 1), mmoe_log(10 * BATCH // 16, 16)
     peer, theirs = peer_step(peer_mmoe(alone)), peer_ready(alone)
@@ -378,7 +383,12 @@ def mmoe(rounds: int, threads: int) -> None:
 
 def din(rounds: int, threads: int, requests: int, epochs: int = 6) -> None:
     shape = MultitaskShape(
-        attention="din", experts=1, expert_hidden=(256, 128), tower_hidden=(), embedding_spread=INITIAL_SPREAD
+        attention="din",
+        experts=1,
+        expert_hidden=(256, 128),
+        tower_hidden=(),
+        wide=False,
+        embedding_spread=INITIAL_SPREAD,
     )
     log = din_log(requests + requests // 2)
     learn, held = log.part(0, requests), log.part(requests, len(log.user))

@@ -1,4 +1,8 @@
-"""The fine ranker's net: fused embeddings, attention over the last actions, mixture of experts, a tower per head."""
+"""The fine ranker's net: fused embeddings, attention over the last actions, mixture of experts, a tower per head.
+
+Beside the towers every head has a straight line from the inputs ("wide"), which learns what needs no crossing sooner.
+(Cheng et al., "Wide & deep learning for recommender systems", 2016.)
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +25,11 @@ from tamis.nets.experts import Experts, GateUse
 from tamis.nets.export import export
 from tamis.nets.heads import HeadPlan, Targets, Towers, loss, starts
 from tamis.nets.labels import PLAY
+from tamis.nets.layers import linear
 from tamis.nets.loop import Problem, Report, train
 from tamis.nets.plans import MultitaskShape, TrainingPlan
 from tamis.nets.sequence import DinAttention, DotAttention, mean_pool
-from tamis.nets.spread import Rows
+from tamis.nets.spread import Rows, spread
 
 log = structlog.get_logger(__name__)
 _SAMPLE_REQUESTS = 5_000
@@ -65,6 +70,10 @@ class MultitaskNet(nn.Module):
         self.experts = Experts(widths, len(heads), shape.experts, shape.expert_hidden, generator)
         self.experts.gate_dropout = shape.gate_dropout
         self.towers = Towers(len(heads), shape.expert_hidden[-1], shape.tower_hidden, generator)
+        self.wide: nn.ModuleList | None = None
+        if shape.wide:
+            halves = [linear(width, len(heads), generator, bias=False, fan_in=sum(widths)) for width in widths]
+            self.wide = nn.ModuleList(halves)
 
     def forward(self, batch: Sequence[Tensor], row_of: Tensor | None) -> Tensor:
         """Logits [heads, n]. batch: the six `INPUTS`, shaped as in `NetBatch`.
@@ -73,6 +82,9 @@ class MultitaskNet(nn.Module):
         """
         user, item, rows = self.sides(batch, row_of)
         out: Tensor = self.towers(self.experts(user, item, rows))
+        if self.wide is not None:
+            of_user, of_item = self.wide
+            out = out + (spread(of_user(user), rows) + of_item(item)).t()
         return out
 
     def sides(self, batch: Sequence[Tensor], row_of: Tensor | None) -> tuple[Tensor, Tensor, Rows | None]:

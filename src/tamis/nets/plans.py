@@ -37,6 +37,7 @@ class MultitaskShape:
     embedding_spread: standard deviation of a new embedding; what a rare id keeps of it is noise.
     experts: nets that the tasks share, 1 = a shared bottom.   expert_hidden, tower_hidden: widths of their layers.
     gate_dropout: share of gate weights masked in training, against gates that pick a single expert.
+    wide: a straight line from the inputs to every head, beside the towers.
     """
 
     embedding_size: int = 16
@@ -47,3 +48,4 @@ class MultitaskShape:
     expert_hidden: tuple[int, ...] = (128, 64)
     tower_hidden: tuple[int, ...] = (32,)
     gate_dropout: float = 0.1
+    wide: bool = True

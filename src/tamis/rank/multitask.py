@@ -56,6 +56,7 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     expert_hidden: tuple[int, ...] = (128, 64)  # layers of each expert
     tower_hidden: tuple[int, ...] = (32,)  # hidden layers of each head's tower
     gate_dropout: float = 0.1  # share of gate weights masked in training
+    wide: bool = True  # a straight line from the inputs to every head, beside the towers
     epochs: int = 3  # most passes over the shown rows
     patience: int = 1  # epochs without a better validation AUC before stopping; 0 = never stop early
     batch_size: int = 2048  # rows per step
@@ -88,6 +89,7 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
             expert_hidden=self.expert_hidden,
             tower_hidden=self.tower_hidden,
             gate_dropout=self.gate_dropout,
+            wide=self.wide,
         )
 
     def training(self) -> TrainingPlan:

@@ -92,7 +92,8 @@ def reference(net: MultitaskNet, weight: Tensor, batch: NetBatch, toy: Toy) -> T
         x = sum(gate[:, e : e + 1] * outputs[e] for e in range(3))
         towers = net.towers
         x = torch.relu(x @ towers.weights[0][task] + towers.biases[0][task])
-        logits.append((x @ towers.weights[1][task] + towers.biases[1][task]).squeeze(1))
+        line = whole @ torch.cat([half.weight[task] for half in net.wide])
+        logits.append((x @ towers.weights[1][task] + towers.biases[1][task]).squeeze(1) + line)
     return torch.stack(logits)
 
 

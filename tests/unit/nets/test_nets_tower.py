@@ -56,7 +56,9 @@ def test_one_side_never_reads_the_other(toy: Toy, towers: Towers) -> None:
 def test_equal_items_get_equal_vectors(toy: Toy, towers: Towers) -> None:
     item = [side[:1].repeat(2, 1) for side in sides(toy)[1]]
     vectors = towers.items(*item)
-    torch.testing.assert_close(vectors[0], vectors[1], rtol=0, atol=0)
+    torch.testing.assert_close(
+        vectors[0], vectors[1], rtol=0, atol=1e-6
+    )  # a matrix product's rows may differ in the last bit
 
 
 def test_the_order_of_the_history_does_not_matter_and_absent_entries_count_nothing(toy: Toy, towers: Towers) -> None:
