@@ -58,7 +58,7 @@ class Statistics:
 
 
 def refresh_time(time: NDArray[np.float64], refresh_hours: float) -> NDArray[np.float64]:
-    """The last refresh of the statistics at or before each time: multiples of `refresh_hours` since the epoch."""
+    """The last refresh at or before each time, for training rows: multiples of `refresh_hours` since the epoch."""
     step = refresh_hours * 3600
     return np.floor(np.asarray(time, np.float64) / step) * step
 
