@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tamis.features.spec import FeaturesConfig
 from tamis.features.statistics import Statistics, log_rate, refresh_time
 
 events = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 50)), max_size=60)
@@ -34,6 +36,12 @@ def test_an_entity_without_events_has_the_overall_rate() -> None:
     assert log_rate(none, none, 0.1, 20.0).tolist() == [0.0]
     many = log_rate(np.array([50.0]), np.array([100.0]), 0.1, 20.0)
     assert np.isclose(many[0], np.log((50 + 2) / 120 / 0.1))
+
+
+@pytest.mark.parametrize("hours", [0, -1, float("inf"), float("nan")])
+def test_a_refresh_that_never_comes_is_refused(hours: float) -> None:
+    with pytest.raises(ValueError, match="refresh_hours"):
+        FeaturesConfig(refresh_hours=hours)
 
 
 def test_refreshes_are_at_whole_multiples() -> None:
