@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from tamis.artifact import open_bundle
-from tamis.assemble import Model, load_model
-from tamis.config import override
+from tamis.assemble import Model, ProjectConfig, load_model
+from tamis.config import override, read
 from tamis.data.dataset import DAY_SECONDS, Dataset
 from tamis.data.samples import Samples
 from tamis.data.split import Split, SplitConfig, by_time
@@ -23,6 +23,7 @@ from tamis.evaluate.offline import _Pages, _relevant, evaluate
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Report
 from tamis.features.prepare import Moment, prepare
+from tamis.project import create
 from tamis.serving.engine import Engine
 from tamis.serving.opening import rows_of
 from tamis.serving.wire import RecommendRequest
@@ -264,6 +265,14 @@ def test_a_history_has_the_actions_of_the_bundle_not_of_todays_configuration(tin
     for user, now in rows_with_a_history(past, split, 3):
         assert ACTION_CODE["click"] in today.query(user, now, 20).history.actions
         assert today.query(user, now, 20).history.items.tolist() == past.query(user, now, 20).history.items.tolist()
+
+
+@pytest.mark.parametrize("template", ["movielens", "kuairand"])
+def test_in_templates_for_real_data_nothing_pushes_a_history_out_of_the_live_timeline(template, tmp_path: Path) -> None:
+    create(tmp_path / "feed", template)
+    config = read(tmp_path / "feed" / "tamis.toml", ProjectConfig)
+    assert set(config.state.timeline_actions) == set(config.features.history.actions)
+    assert config.state.timeline_limit >= config.features.history.length
 
 
 # ---- baselines -------------------------------------------------------------------------------------------------
