@@ -35,8 +35,8 @@ def model(tiny) -> Model:
 
 
 @pytest.fixture(scope="module")
-def past(model, inputs) -> Past:
-    return Past.of(model, inputs)
+def past(tiny, model) -> Past:
+    return Past.of(model, tiny.dataset, model.trained_to)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ KINDS = sorted(str(config.__struct_config__.tag) for config in PARTS)
 
 def queries(past: Past) -> list[Query]:
     """A known user, an unknown one without history, one whose items are all gone."""
-    known = past.query(3, past.inputs.until, 10)
+    known = past.query(3, past.model.trained_to, 10)
     nobody = replace(known, user=-1, history=History.empty(), features=_unknown(known), seen=Nothing())
     nothing = replace(known, history=replace(known.history, items=np.full(len(known.history), -1)))
     return [known, nobody, nothing]
@@ -163,7 +163,7 @@ def test_a_row_scores_the_same_alone_and_in_company(parts, past, kind: str) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_item_published_since_the_bundle_is_no_surprise(parts, past, kind: str) -> None:
     part, base = parts[kind][1], past.model.catalog
-    query = past.query(3, past.inputs.until, 10)
+    query = past.query(3, past.model.trained_to, 10)
     fresh = {name: (pair[0], np.asarray(pair[0][:2])) for name, pair in base.columns.items()}
     keys = (base.keys[0], np.array([1, 2], np.uint64))
     newest = np.concatenate([[len(base) + 1, len(base)], base.newest])
@@ -178,7 +178,7 @@ def test_equal_scores_do_not_break_a_selector(parts, past, kind: str) -> None:
     part = parts[kind][1]
     if not isinstance(part, Selector):
         pytest.skip(f"{kind} is no selector")
-    query = past.query(3, past.inputs.until, 3)
+    query = past.query(3, past.model.trained_to, 3)
     items = candidates(past, [1, 2, 3, 4]).add({"score": np.array([1.0, 1.0, 1.0, 1.0])})
     assert sorted(part.pick(replace(query, size=4), items).tolist()) == [0, 1, 2, 3]
 

@@ -17,6 +17,21 @@ from tamis.data.dataset import Events
 _ROUNDS: Final = 30
 
 
+def there_since(events: Events, published: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[i] when each item came to be there: published or first in an event, the earlier of both; inf = neither.
+
+    Where nothing says when an item was published, it may have been there before its first event. It then counts as
+    there from that event on: a negative is left out rather than taken from the future.
+
+    published: [i] seconds, NaN = unknown.
+    """
+    items = max(len(published), int(events.item.max(initial=-1)) + 1)
+    since = np.full(items, np.inf)
+    since[: len(published)] = np.where(np.isnan(published), np.inf, published)
+    np.minimum.at(since, events.item, events.time)
+    return since
+
+
 @dataclass(frozen=True, slots=True)
 class Popularity:
     """Items by the time they came to be there, with the running sum of their weights: a prefix is what was there."""
@@ -31,11 +46,8 @@ class Popularity:
 
         published: [i] seconds, NaN = unknown.
         """
-        items = max(len(published), int(events.item.max(initial=-1)) + 1)
-        since = np.full(items, np.inf)
-        since[: len(published)] = np.where(np.isnan(published), np.inf, published)
-        np.minimum.at(since, events.item, events.time)
-        weight = (np.bincount(events.item, minlength=items) + 1.0) ** power
+        since = there_since(events, published)
+        weight = (np.bincount(events.item, minlength=len(since)) + 1.0) ** power
         order = np.argsort(since, kind="stable")
         return Popularity(order, since[order], np.cumsum(weight[order]))
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from tamis import metrics
-from tamis.data.samples import Samples
+from tamis.data.split import Split
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Row, known
 from tamis.rank.multitask import Multitask
@@ -16,27 +16,34 @@ from tamis.types import Candidates, Progress
 BLOCK = 200  # requests between two calls of progress
 
 
-def judge_heads(past: Past, samples: Samples, most_requests: int, progress: Progress) -> tuple[dict[str, Row], int]:
+def judge_heads(past: Past, split: Split, most_requests: int, progress: Progress) -> tuple[dict[str, Row], int]:
     """(head → numbers, requests used). Only the first scorer of the stage "rank" is judged, on its columns p_<head>.
 
     Probabilities are those for an impression; a head that is trained on clicked rows only is judged on clicked rows.
+    Rows of items that the bundle does not know have no prediction and are left out.
     """
     ranker = next((s for stage in past.model.funnel.stages if stage.name == "rank" for s in stage.steps.values()), None)
-    if not isinstance(ranker, Scorer) or not len(samples):
+    if not isinstance(ranker, Scorer):
         return {}, 0
-    rows = np.random.default_rng(past.model.config.train.seed).permutation(len(samples))[:most_requests]
+    samples = past.samples(split)
+    there = samples.item < len(past.model.catalog)
+    answerable = np.unique(np.repeat(np.arange(len(samples)), np.diff(samples.first))[there])
+    if not len(answerable):
+        return {}, 0
+    rows = np.random.default_rng(past.model.config.train.seed).permutation(answerable)[:most_requests]
     predicted: dict[str, list[Any]] = {}
     labels: dict[str, list[Any]] = {}
     users: list[Any] = []
     for done, row in enumerate(np.sort(rows)):
-        span = slice(int(samples.first[row]), int(samples.first[row + 1]))
+        span = np.arange(int(samples.first[row]), int(samples.first[row + 1]))
+        span = span[there[span]]
         ids, inverse = np.unique(samples.item[span].astype(np.int64), return_inverse=True)
         columns = ranker.score(past.request(samples, int(row)), Candidates.of(ids))
         for name, column in columns.items():
             predicted.setdefault(name, []).append(column[inverse])
         for name, label in samples.labels.items():
             labels.setdefault(name, []).append(label[span])
-        users.append(np.full(span.stop - span.start, samples.user[row]))
+        users.append(np.full(len(span), samples.user[row]))
         if done % BLOCK == 0:
             progress("evaluate heads", done, len(rows))
     progress("evaluate heads", len(rows), len(rows))

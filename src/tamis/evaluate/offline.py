@@ -1,9 +1,13 @@
 """The assembled funnel on held-out days: the same object that serves, on queries of the past.
 
-For every user with something relevant in the held-out days there is one query, at his first request of those days.
-Relevant is what he then acts on (`evaluate.positive`) until the days end and had not seen before. Ranking is full: no
-sampled negatives anywhere. Heads are judged on the logged impressions of the held-out days, scored by the served form
-of the net.
+For every user with something relevant in the held-out days there is one query, at his first event of those days.
+Relevant is what he then acts on (`evaluate.positive`) until the days end and had not seen before. Channels, stages and
+pages rank the whole catalogue. Heads are judged on the logged impressions of the held-out days, scored by the served
+form of the net; where a log has no impressions, on its positives among sampled negatives (`samples.negatives`), whose
+rates are those of the draw and of no real page.
+
+What was imported after training is judged as it would be served: a user whom the bundle does not know asks without a
+number, and an item that it does not know is relevant all the same and never found.
 """
 
 from collections.abc import Callable
@@ -16,11 +20,10 @@ from tamis import metrics
 from tamis.assemble import Model
 from tamis.data.dataset import DAY_SECONDS, Dataset
 from tamis.data.split import Split
+from tamis.errors import ConfigError
 from tamis.evaluate.heads import judge_heads
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Report, Row, known
-from tamis.features.inputs import Inputs
-from tamis.features.prepare import Moment, prepare
 from tamis.stages import Source
 from tamis.types import ACTION_CODE, Candidates, Progress, Query, StepTrace, silent
 
@@ -48,28 +51,30 @@ class _Tally:
 def evaluate(
     model: Model, dataset: Dataset, split: Split, progress: Progress = silent, oracle: Oracle | None = None
 ) -> Report:
-    """The report of `model` on the days of `split`."""
+    """The report of `model` on the days of `split`.
+
+    Raises ConfigError when the bundle was trained on some of those days: its numbers would be too good to be true.
+    """
     config = model.config
-    inputs = prepare(
-        dataset,
-        Moment(split.test_since, split.test_until),
-        (config.features, config.samples, config.train.interest_actions),
-        encoder=model.encoder,
-    )
-    past = Past.of(model, inputs)
-    wanted = _relevant(inputs, past, split, config.evaluate.positive)
+    if split.test_since < model.trained_to:
+        raise ConfigError(
+            f"split: the held-out days would begin at {_utc(split.test_since)}, but bundle {model.name} was trained on "
+            f"everything before {_utc(model.trained_to)}; train again, or hold out less (split.test_days, test_since)"
+        )
+    past = Past.of(model, dataset, split.test_until)
+    wanted = _relevant(past, split.test_since, config.evaluate.positive)
     users = _some(sorted(wanted), config.evaluate.most_users, config.train.seed)
-    pages = _Pages(past, oracle, config.evaluate.new_days)
+    pages = _Pages(past, oracle)
     for user in users[:1]:  # kernels compile at their first call; that is no latency of a request
         model.funnel.run(past.query(user, wanted[user][0], PAGE))
     for done, user in enumerate(users):
         now, items = wanted[user]
-        pages.judge(past.query(user, now, PAGE), items)
+        pages.judge(user, now, items)
         if done % 20 == 0:
             progress("evaluate pages", done, len(users))
     progress("evaluate pages", len(users), len(users))
     summary = pages.summary()
-    heads, requests = judge_heads(past, inputs.valid, config.evaluate.most_requests, progress)
+    heads, requests = judge_heads(past, split, config.evaluate.most_requests, progress)
     return Report(
         bundle=model.name,
         users=len(users),
@@ -85,25 +90,25 @@ def evaluate(
     )
 
 
-def _relevant(
-    inputs: Inputs, past: Past, split: Split, positive: tuple[str, ...]
-) -> dict[int, tuple[float, NDArray[np.int64]]]:
+def _relevant(past: Past, since: float, positive: tuple[str, ...]) -> dict[int, tuple[float, NDArray[np.int64]]]:
     """user → (time of his query, relevant items). Users with nothing new and relevant are left out."""
-    events = inputs.events
-    late = events.time >= split.test_since
-    first: dict[int, float] = {}
-    for user, time in zip(events.user[late].tolist(), events.time[late].tolist(), strict=True):
-        first.setdefault(user, time)
-    acted = late & np.isin(events.action, [ACTION_CODE[name] for name in positive])
-    items: dict[int, set[int]] = {}
-    for user, item in zip(events.user[acted].tolist(), events.item[acted].tolist(), strict=True):
-        items.setdefault(user, set()).add(item)
+    events = past.events
+    late = events.take(np.flatnonzero(events.time >= since))
+    users, at = np.unique(late.user, return_index=True)
+    first = dict(zip(users.tolist(), late.time[at].tolist(), strict=True))
+    acted = late.take(np.flatnonzero(_acted(late.action, positive)))
+    order = np.argsort(acted.user, kind="stable")
+    owners, starts = np.unique(acted.user[order], return_index=True)
     out = {}
-    for user, acted_on in items.items():
-        fresh = np.setdiff1d(np.array(sorted(acted_on)), past.seen_items(user, first[user]))
+    for user, items in zip(owners.tolist(), np.split(acted.item[order].astype(np.int64), starts[1:]), strict=True):
+        fresh = np.setdiff1d(items, past.seen_items(user, first[user]))
         if len(fresh):
             out[user] = (first[user], fresh)
     return out
+
+
+def _acted(action: NDArray[np.uint8], positive: tuple[str, ...]) -> NDArray[np.bool_]:
+    return np.isin(action, [ACTION_CODE[name] for name in positive])
 
 
 def _some(users: list[int], most: int, seed: int) -> list[int]:
@@ -116,25 +121,28 @@ def _some(users: list[int], most: int, seed: int) -> list[int]:
 class _Pages:
     """Judges channels, stages and pages query by query."""
 
-    def __init__(self, past: Past, oracle: Oracle | None, new_days: float) -> None:
-        self.past, self.oracle, self.new_days = past, oracle, new_days
+    def __init__(self, past: Past, oracle: Oracle | None) -> None:
+        self.past, self.oracle = past, oracle
         self.channels, self.stages, self.quality = _Tally(), _Tally(), _Tally()
         self.shown: dict[str, list[NDArray[np.int64]]] = {}
         self.traces: list[tuple[StepTrace, ...]] = []
-        catalog = past.model.catalog
-        counts = np.bincount(
-            past.inputs.events.item[past.inputs.events.time < past.model.trained_to], minlength=len(catalog)
-        )
+        catalog, events, config = past.model.catalog, past.events, past.model.config.evaluate
+        liked = (events.time < past.model.trained_to) & _acted(events.action, config.positive)
+        counts = np.bincount(events.item[liked], minlength=len(catalog))[: len(catalog)]
         self.popular = np.argsort(-counts, kind="stable").astype(np.int64)
+        self.new_seconds = config.new_days * DAY_SECONDS
         self.author = np.asarray(catalog.columns["author"][0])
         self.category = np.asarray(catalog.columns["category"][0])
 
-    def judge(self, query: Query, relevant: NDArray[np.int64]) -> None:
+    def judge(self, user: int, now: float, relevant: NDArray[np.int64]) -> None:
+        query = self.past.query(user, now, PAGE)
         kept: dict[str, Candidates] = {}
         page = self.past.model.funnel.run(query, keep=kept)
         self.traces.append(page.trace)
         recall = self.past.model.funnel.stages[0]
-        found_by = {name: step.recall(query).ids for name, step in recall.steps.items() if isinstance(step, Source)}
+        answers = {name: step.recall(query).ids for name, step in recall.steps.items() if isinstance(step, Source)}
+        # A channel of a bundle made later than the query may find what was not published yet.
+        found_by = {name: ids[~query.catalog.closed[ids]] for name, ids in answers.items()}
         union = kept[recall.name].ids
         for name, ids in found_by.items():
             others = [other for o, other in found_by.items() if o != name]
@@ -143,7 +151,7 @@ class _Pages:
             self.channels.add(name, **_recalls(ids, relevant), only_here=float(alone.mean()), rows=len(ids))
         self.channels.add("union", **_recalls(union, relevant), rows=len(union))
         allowed = _allowed(query)
-        truth = self._truth(query, allowed)
+        truth = self._truth(user, now, allowed)
         reachable = np.isin(relevant, union)
         for stage, items in kept.items():
             numbers = {"rows": float(len(items)), "recall": float(np.isin(relevant, items.ids).mean())}
@@ -167,14 +175,13 @@ class _Pages:
         draw = np.random.default_rng(query.seed).permutation(open_items)[: query.size]
         return {"popular": self.popular[allowed[self.popular]][: query.size], "random": draw}
 
-    def _truth(self, query: Query, allowed: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+    def _truth(self, user: int, now: float, allowed: NDArray[np.bool_]) -> NDArray[np.float64] | None:
         """[i] the true probability of each item, −1 for one that may not be shown; None outside a simulated world."""
         if self.oracle is None:
             return None
-        model, open_items = self.past.model, np.flatnonzero(allowed)
-        truth = np.full(len(allowed), -1.0)
-        user = model.user_ids.external(query.user)
-        truth[open_items] = self.oracle(user, model.item_ids.externals(open_items), query.now)
+        open_items, truth = np.flatnonzero(allowed), np.full(len(allowed), -1.0)
+        names = self.past.model.item_ids.externals(open_items)
+        truth[open_items] = self.oracle(self.past.dataset.user_ids.external(user), names, now)
         return truth
 
     def _page(self, name: str, ids: NDArray[np.int64], relevant: NDArray[np.int64], now: float) -> None:
@@ -188,9 +195,9 @@ class _Pages:
                 "recall@10": metrics.recall_at_k(ranked, right, 10),
                 "hit@10": metrics.hit_rate(ranked, right, 10),
             },
-            diversity=metrics.distinct_share(self.category[ids]),
+            diversity=metrics.intra_list_diversity(ranked, self.category),
             authors=metrics.distinct_share(self.author[ids]),
-            new_share=float((age < self.new_days * DAY_SECONDS).mean()) if len(ids) else 0.0,
+            new_share=float((age < self.new_seconds).mean()) if len(ids) else 0.0,
         )
 
     def summary(self) -> dict[str, Row]:
@@ -200,6 +207,10 @@ class _Pages:
             name: {**means[name], "coverage": metrics.coverage(np.concatenate(shown), items)}
             for name, shown in self.shown.items()
         }
+
+
+def _utc(time: float) -> str:
+    return f"{np.datetime64(int(time), 's')} UTC"
 
 
 def _mean(values: list[float]) -> float:

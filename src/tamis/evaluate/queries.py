@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.assemble import Model
-from tamis.data.samples import Samples, Timeline
-from tamis.features.inputs import Inputs
-from tamis.types import ACTIONS, Catalog, Exact, History, Query
+from tamis.data.attribution import places_of
+from tamis.data.dataset import Dataset, Events
+from tamis.data.samples import Log, Samples, Timeline, build_samples
+from tamis.data.split import Split
+from tamis.types import ACTIONS, Action, Catalog, Exact, History, Query
 
 NEWEST = 2000  # as many as the live catalogue keeps
 
@@ -19,62 +21,102 @@ NEWEST = 2000  # as many as the live catalogue keeps
 class Past:
     """Builds queries from the log. Everything in a query lies strictly before its own time.
 
-    inputs: prepared with the model's encoder over the log up to the end of the held-out days.
+    Users have the data set's numbers here, items the bundle's. What the bundle does not know, because it was imported
+    since, is treated as the server would: a user is number −1 in his query, an item of his history is −1. Outside of
+    queries an unknown item keeps a number of its own, at or above len(model.catalog), which no answer can hold.
     """
 
     model: Model
-    inputs: Inputs
-    by_user: Timeline  # every event with an item, for what a user has seen
+    dataset: Dataset
+    events: Events  # up to the end of the held-out days
+    by_user: Timeline  # the same, all actions, user by user
+    user_numbers: NDArray[np.int64]  # [users] the bundle's number of each user, −1 = unknown
+    remembered: NDArray[np.bool_]  # [len(ACTIONS)] True: the live timeline keeps it
     published: NDArray[np.float64]  # [i] publish time, −inf unknown
     newest: NDArray[np.int64]  # items by publish time, newest first
 
     @staticmethod
-    def of(model: Model, inputs: Inputs) -> "Past":
+    def of(model: Model, dataset: Dataset, until: float) -> "Past":
+        """The log before `until`, as the bundle sees it."""
+        events = dataset.events(until=until)
+        numbers = model.item_ids.numbers_of_keys(np.asarray(dataset.item_ids.keys))
+        numbers = np.where(numbers >= 0, numbers, len(model.catalog) + np.arange(len(numbers)))
+        events = replace(events, item=numbers[events.item].astype(np.int32))
         times = np.asarray(model.catalog.columns["publish_time"][0])
         published = np.where(np.isfinite(times), times, -np.inf)
         order = np.argsort(-published, kind="stable")
-        by_user = Timeline.of(inputs.events, len(inputs.users.codes), range(len(ACTIONS)))
-        return Past(model, inputs, by_user, published, order[np.isfinite(published[order])])
+        return Past(
+            model=model,
+            dataset=dataset,
+            events=events,
+            by_user=Timeline.of(events, len(dataset.users), range(len(ACTIONS))),
+            user_numbers=model.user_ids.numbers_of_keys(np.asarray(dataset.user_ids.keys)),
+            remembered=np.isin(ACTIONS, model.config.state.timeline_actions),
+            published=published,
+            newest=order[np.isfinite(published[order])],
+        )
+
+    def samples(self, split: Split) -> Samples:
+        """The logged requests of the held-out days, as training would see them; rows may hold unknown items."""
+        events, requests = self.events, self.dataset.requests(until=split.test_until)
+        held_out = events.take(np.flatnonzero(events.time >= split.test_since))
+        place = places_of(requests, held_out.request)
+        known = np.flatnonzero(place >= 0)
+        older = known[requests.time[place[known]] < split.test_since]  # late answers to pages of the training days
+        held_out = held_out.take(np.delete(np.arange(len(held_out)), older))
+        if not (held_out.action == Action.IMPRESSION).any():  # negatives are drawn, and by the popularity of all days
+            held_out = events
+        published = np.where(np.isfinite(self.published), self.published, np.nan)
+        log = Log(held_out, requests, self.by_user, published)
+        return build_samples(log, split.test_since, split.test_until, self.model.config.samples)
 
     def catalog(self, now: float) -> Catalog:
-        """The bundle's catalogue with items published after `now` closed."""
+        """The bundle's catalogue with items published after `now` closed; statistics as of the end of training."""
         start = np.searchsorted(-self.published[self.newest], -now, "left")
         return replace(self.model.catalog, closed=self.published > now, newest=self.newest[start : start + NEWEST])
 
     def query(self, user: int, now: float, size: int, moment: tuple[str, Mapping[str, Any]] = ("feed", {})) -> Query:
         """The query of one user at one time. moment: scene and context."""
-        timeline = self.inputs.train.timeline
-        end = int(timeline.before(np.array([user], np.int32), np.array([now]))[0])
-        begin = max(int(timeline.starts[user]), end - 1000)
-        mine = slice(begin, end)
-        history = History(
-            timeline.item[mine][::-1].astype(np.int64), timeline.action[mine][::-1], timeline.time[mine][::-1]
-        )
+        before = self._before(user, now)
+        number, (scene, context) = int(self.user_numbers[user]), moment
+        profile = self.dataset.users.row(user, named=True)
+        del profile["user_id"]  # no part of a live profile
+        counts = np.bincount(self.by_user.action[before], minlength=len(ACTIONS))
         return Query(
-            user=user,
+            user=number,
             now=now,
             size=size,
-            scene=moment[0],
+            scene=scene,
             seed=user * 1_000_003 + int(now),
-            history=history,
-            features=self._features(user, now, moment),
+            history=self._history(before),
+            features=self.model.query_features(number, profile, counts, (now, scene, context)),
             catalog=self.catalog(now),
             seen=Exact(np.unique(self.model.catalog.keys_of(self.seen_items(user, now)))),
+            context=context,
         )
 
     def seen_items(self, user: int, now: float) -> NDArray[np.int64]:
-        """Items the user was shown or acted on strictly before `now`."""
-        end = int(self.by_user.before(np.array([user], np.int32), np.array([now]))[0])
-        return np.unique(self.by_user.item[int(self.by_user.starts[user]) : end]).astype(np.int64)
+        """[n] distinct items of the bundle that the user was shown or acted on strictly before `now`."""
+        items = np.unique(self.by_user.item[self._before(user, now)]).astype(np.int64)
+        return items[items < len(self.model.catalog)]
 
     def request(self, samples: Samples, row: int) -> Query:
         """The query of one logged request."""
         context = samples.context.row(row, named=True) if samples.context.width else {}
+        known = {name: value for name, value in context.items() if value is not None}
         scene = samples.scenes[samples.scene[row]]
-        return self.query(int(samples.user[row]), float(samples.time[row]), 0, (scene, context))
+        return self.query(int(samples.user[row]), float(samples.time[row]), 0, (scene, known))
 
-    def _features(self, user: int, now: float, moment: tuple[str, Mapping[str, Any]]) -> Any:
-        encoder, scene, context = self.model.encoder, *moment
-        here = encoder.context(np.array([now]), [scene], {name: [value] for name, value in context.items()})
-        counts = self.inputs.user_statistics.before(np.array([user]), now, encoder.counted("user"))
-        return encoder.user_side(self.inputs.users.take(np.array([user])), counts, here)
+    def _before(self, user: int, now: float) -> slice:
+        """The user's events strictly before `now`."""
+        begin, end = self.by_user.starts[user : user + 2].tolist()
+        return slice(begin, begin + int(np.searchsorted(self.by_user.time[begin:end], now)))
+
+    def _history(self, before: slice) -> History:
+        """What the live timeline would hold: its newest entries of its actions, and of those the history's."""
+        action = self.by_user.action[before]
+        kept = np.flatnonzero(self.remembered[action])[-self.model.config.state.timeline_limit :]
+        kept = kept[self.model.history_actions[action[kept]]][::-1]
+        items = self.by_user.item[before][kept].astype(np.int64)
+        known = np.where(items < len(self.model.catalog), items, -1)
+        return History(known, action[kept], self.by_user.time[before][kept])

@@ -19,12 +19,15 @@ def known(row: Row) -> Row:
 class Report(Config, frozen=True):
     """What the assembled funnel did on the held-out days. Every number is a mean over users or requests.
 
-    channels: channel → recall@k of the channel alone, share of the union only it found, mean rows.
+    channels: channel → recall@k of the channel alone, of what was published by then; share of the relevant items that
+    only it found, mean rows.
     stages: stage → survival (share of the reachable relevant items still there), rows; in a simulated world, the mean
     true click rate of the best ten items still there.
     heads: head → auc, gauc, log_loss, calibration_error, rate, rows; for "play": mean absolute error, rank correlation.
-    page, baselines: ndcg@10, recall@10, hit@10, coverage, diversity, new_share of our page and of others'; in a
-    simulated world the true click rate of the first ten, which logged clicks cannot tell: they know what was shown.
+    page, baselines: ndcg@10, recall@10, hit@10, coverage, diversity (share of the pairs of a page that differ in
+    category), authors (different ones per place), new_share of our page and of others'; in a simulated world the true
+    click rate of the first ten, which logged clicks cannot tell: they know what was shown. "popular" ranks by the
+    positive actions (`evaluate.positive`) before the bundle's training ended.
     latency: stage or step → p50 and p99 in milliseconds, one request at a time.
     """
 

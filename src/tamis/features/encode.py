@@ -64,7 +64,7 @@ class Encoder:
     def fit(cls, config: FeaturesConfig, raw: Mapping[str, Raw], users: Statistics, items: Statistics) -> Self:
         """From raw columns of the training period and the event counts of users and items.
 
-        raw: "user", "item" → columns, row = number; "context" → columns of requests plus "scene".
+        raw: "user", "item" → columns of those that were there; "context" → columns of requests plus "scene".
         Raises ConfigError for a declared column that is in none of the data.
         """
         learned: dict[str, dict[str, Learned]] = {}
@@ -274,8 +274,9 @@ def _id_offset(config: FeaturesConfig, layout: Layout, side: str) -> int:
 
 
 def _id_codes(known: NDArray[np.bool_], offset: int) -> NDArray[np.int32]:
-    codes = np.full(len(known) + 1, offset, np.int32)  # the last one is for unknown numbers
-    codes[:-1][known] = offset + 1 + np.arange(int(known.sum()), dtype=np.int32)
+    last = int(np.flatnonzero(known)[-1]) + 1 if known.any() else 0  # nothing is kept of entities that came later
+    codes = np.full(last + 1, offset, np.int32)  # the last one is for unknown numbers
+    codes[:-1][known[:last]] = offset + 1 + np.arange(int(known.sum()), dtype=np.int32)
     return codes
 
 

@@ -1,12 +1,14 @@
 """What every `fit` gets: the data of the training period and nothing after it."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from tamis.data.dataset import Events
+from tamis.data.negatives import there_since
 from tamis.data.samples import Samples
 from tamis.features.batch import NetBatch
 from tamis.features.encode import Encoder, history_codes, with_ages
@@ -68,6 +70,17 @@ class Inputs:
         points = np.diff(firsts, append=len(pairs)).astype(np.float32)
         users, items = np.divmod(pairs[firsts], shape[1])
         return csr_matrix((points, items, np.searchsorted(users, np.arange(shape[0] + 1))), shape=shape)
+
+    @cached_property
+    def since(self) -> NDArray[np.float64]:
+        """[i] when each item came to be there, as far as the training period knows; see `there_since`."""
+        published = self.catalog.column("publish_time", np.arange(len(self.catalog)))
+        return there_since(self.events, published)
+
+    @property
+    def items_there(self) -> NDArray[np.int64]:
+        """Numbers of the items that were there before `until`, ascending: all that training may know of."""
+        return np.flatnonzero(self.since < self.until)
 
     def sides(self, samples: Samples) -> Sides:
         """The changing sides of `samples`, computed at the first call and kept."""

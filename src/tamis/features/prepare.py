@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from tamis.data.dataset import Dataset, Requests
+from tamis.data.dataset import Dataset
+from tamis.data.negatives import there_since
 from tamis.data.samples import Log, SampleConfig, Timeline, build_samples
 from tamis.features.encode import Encoder
+from tamis.features.fields import numbers
 from tamis.features.inputs import Inputs
 from tamis.features.spec import FeaturesConfig
 from tamis.features.statistics import Statistics
@@ -33,8 +37,10 @@ def prepare(
 ) -> Inputs:
     """The inputs of training as of `moment.until`: no event, statistic or vocabulary entry from then on is in them.
 
+    Attributes of users and items have no time of their own: those of the last import count, also for older rows.
+
     configs: features, samples, the actions of the interest score.   encoder: use this one instead of fitting one (for
-    evaluation rows and incremental training).
+    evaluation rows and incremental training); its history is then the one that samples have.
     """
     features, sampling, interest_actions = configs
     progress("features", 0, 4)
@@ -45,12 +51,16 @@ def prepare(
     raw = {"user": columns_of(dataset.users), "item": columns_of(dataset.items)}
     requests = dataset.requests(until=moment.until)
     if encoder is None:
-        encoder = _fit(features, raw, requests, (user_statistics, item_statistics), moment.until)
+        known = {"user": np.bincount(events.user, minlength=users) > 0}
+        known["item"] = there_since(events, numbers(raw["item"]["publish_time"])) < moment.until
+        there = {side: _rows(raw[side], mask) for side, mask in known.items()}
+        context = {**columns_of(requests.context), "scene": list(requests.scene)}
+        encoder = Encoder.fit(features, {**there, "context": context}, user_statistics, item_statistics)
     progress("features", 1, 4)
     catalog = catalog_of(encoder, dataset, raw["item"], item_statistics, moment.until)
     static = encoder.users(np.arange(users), raw["user"])
     progress("features", 2, 4)
-    timeline = Timeline.of(events, users, [ACTION_CODE[name] for name in features.history.actions])
+    timeline = Timeline.of(events, users, [ACTION_CODE[name] for name in encoder.learnt.config.history.actions])
     log = Log(events, requests, timeline, np.asarray(catalog.columns["publish_time"][0]))
     train = build_samples(log, -np.inf, moment.valid_since, sampling)
     progress("features", 3, 4)
@@ -75,9 +85,9 @@ def catalog_of(
     encoder: Encoder, dataset: Dataset, raw: Mapping[str, Sequence[Any]], statistics: Statistics, until: float
 ) -> Catalog:
     """The catalogue with item statistics as of `until`; row = item number of the data set."""
-    numbers = np.arange(len(dataset.items))
-    counts = statistics.before(numbers, until, encoder.counted("item"))
-    columns = encoder.items(numbers, raw, counts)
+    every = np.arange(len(dataset.items))
+    counts = statistics.before(every, until, encoder.counted("item"))
+    columns = encoder.items(every, raw, counts)
     published = columns["publish_time"]
     order = np.argsort(-np.where(np.isfinite(published), published, -np.inf), kind="stable")
     return Catalog.of(np.asarray(dataset.item_ids.keys), columns, order[np.isfinite(published[order])])
@@ -88,18 +98,6 @@ def columns_of(frame: pl.DataFrame) -> dict[str, list[Any]]:
     return frame.to_dict(as_series=False)
 
 
-def _fit(
-    config: FeaturesConfig,
-    raw: Mapping[str, Any],
-    requests: Requests,
-    statistics: tuple[Statistics, Statistics],
-    until: float,
-) -> Encoder:
-    """The encoder, its vocabularies learnt only from items that existed before `until`."""
-    context = {**columns_of(requests.context), "scene": list(requests.scene)}
-    items = raw["item"]
-    published = items.get("publish_time")
-    if published is not None:
-        old = [time is None or not time >= until for time in published]
-        items = {name: [v for v, keep in zip(values, old, strict=True) if keep] for name, values in items.items()}
-    return Encoder.fit(config, {"user": raw["user"], "item": items, "context": context}, *statistics)
+def _rows(raw: Mapping[str, Sequence[Any]], mask: NDArray[np.bool_]) -> dict[str, Sequence[Any]]:
+    """The rows of raw columns that the mask says."""
+    return {name: list(compress(values, mask)) for name, values in raw.items()}

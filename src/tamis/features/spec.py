@@ -91,7 +91,7 @@ class Age(FeatureConfig, frozen=True, tag="age"):
 class Rate(FeatureConfig, frozen=True, tag="rate"):
     """The smoothed rate (n_action + prior·p) / (n_per + prior), p the overall rate, as log of its ratio to p.
 
-    Items: counts as of the last refresh before the request. Users: counts strictly before the request.
+    Items: counts as of a refresh at or before the request (`refresh_hours`). Users: counts strictly before the request.
     """
 
     action: str
@@ -131,7 +131,11 @@ class HistoryConfig(Config, frozen=True):
 
 
 class FeaturesConfig(Config, frozen=True):
-    """All features of a project. refresh_hours: how often item statistics are renewed, offline and online alike."""
+    """All features of a project.
+
+    refresh_hours: training rows see item statistics as of the last multiple of it since the epoch. A server has those
+    of its bundle, as of the end of training, until the next one: publish a bundle that often, and neither is older.
+    """
 
     user: dict[str, AnyFeature] = {}
     context: dict[str, AnyFeature] = {}
@@ -140,6 +144,8 @@ class FeaturesConfig(Config, frozen=True):
     refresh_hours: float = 24.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.refresh_hours < float("inf"):
+            raise ValueError(f"refresh_hours is {self.refresh_hours}, wanted above 0")
         missing = [name for name in self.history.fields if name not in self.item]
         if missing:
             raise ValueError(f"history.fields names {missing}, not among the item features {sorted(self.item)}")

@@ -1,7 +1,8 @@
 """How often things happened before a moment: exact, point in time, without a table per day.
 
-For each action the event times are sorted by (entity, time) once; a count is the distance between two binary
-searches. The same class gives the training rows, the evaluator's rows and the server's snapshot.
+For each action the events are sorted by (entity, time) once; a count is the distance between two binary searches. Times
+are compared as their places among all distinct event times, whole numbers that no rounding can bring together. The same
+class gives the training rows, the evaluator's rows and the server's snapshot.
 """
 
 from collections.abc import Sequence
@@ -13,45 +14,42 @@ from numpy.typing import NDArray
 
 from tamis.types import ACTIONS
 
-SPAN_SECONDS = float(1 << 33)  # 272 years: one entity's slot on the joint axis of (entity, time)
-
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """Event counts per entity (all users, or all items) and action, at any time.
 
-    axis: action code → entity·SPAN + seconds since `origin`, sorted.   totals: events per action code, all entities.
+    moments: the distinct event times, ascending; one with place p has p earlier ones.
+    axis: action code → entity · (moments + 1) + place of the event's time, sorted.
     """
 
-    origin: float
-    axis: dict[int, NDArray[np.float64]]
+    moments: NDArray[np.float64]
+    axis: dict[int, NDArray[np.int64]]
     entities: int
 
     @classmethod
     def of(cls, entity: NDArray[Any], action: NDArray[np.uint8], time: NDArray[np.float64], entities: int) -> Self:
         """From event columns [e]; `entity` are numbers below `entities`."""
-        origin = float(time.min()) if len(time) else 0.0
-        axis = {}
-        for code in np.unique(action):
-            rows = action == code
-            axis[int(code)] = np.sort(entity[rows] * SPAN_SECONDS + (time[rows] - origin))
-        return cls(origin, axis, entities)
+        moments = np.sort(time)
+        moments = moments[np.append(True, moments[1:] != moments[:-1])] if len(moments) else moments
+        key = entity.astype(np.int64) * (len(moments) + 1) + np.searchsorted(moments, time)
+        axis = {int(code): np.sort(key[action == code]) for code in np.unique(action)}
+        return cls(moments, axis, entities)
 
     def before(
         self, entity: NDArray[Any], time: NDArray[np.float64] | float, actions: Sequence[int] = range(len(ACTIONS))
     ) -> NDArray[np.float32]:
         """[n, len(ACTIONS)] events of each entity strictly before its time, for `actions`; 0 for all others.
 
-        Times nearer than the resolution of the axis (about 10 ms at ten million entities) count as equal, so rounding
-        can only hide an event, never reveal one.
+        An entity without a number (−1) has none.
         """
-        low = entity * SPAN_SECONDS
-        since = np.clip(np.asarray(time, np.float64) - self.origin, 0.0, SPAN_SECONDS - 1)
+        low = entity.astype(np.int64) * (len(self.moments) + 1)
+        high = low + np.searchsorted(self.moments, time)
         out = np.zeros((len(entity), len(ACTIONS)), np.float32)
         for code in actions:
             axis = self.axis.get(code)
             if axis is not None:
-                out[:, code] = np.searchsorted(axis, low + since, "left") - np.searchsorted(axis, low, "left")
+                out[:, code] = np.searchsorted(axis, high) - np.searchsorted(axis, low)
         return out
 
     def totals(self) -> dict[int, int]:
@@ -60,7 +58,7 @@ class Statistics:
 
 
 def refresh_time(time: NDArray[np.float64], refresh_hours: float) -> NDArray[np.float64]:
-    """The last refresh of the statistics at or before each time: multiples of `refresh_hours` since the epoch."""
+    """The last refresh at or before each time, for training rows: multiples of `refresh_hours` since the epoch."""
     step = refresh_hours * 3600
     return np.floor(np.asarray(time, np.float64) / step) * step
 

@@ -49,7 +49,7 @@ def fit_two_towers(inputs: Inputs, plan: ContrastPlan, seed: int, folder: Path) 
     drawer = Drawer(
         inputs.train,
         acted_rows(inputs.train, plan.positives),
-        len(inputs.catalog),
+        inputs.since,
         (plan.extra_negatives, plan.extra_exponent),
         seed,
     )
@@ -111,7 +111,7 @@ class _BatchMaker:
 
 
 class _Judge:
-    """Recall@k of some validation positives, the whole catalogue competing."""
+    """Recall@k of some validation positives, all items competing that were there before training ended."""
 
     def __init__(self, inputs: Inputs, plan: ContrastPlan) -> None:
         self.inputs, self.k = inputs, plan.judge_k
@@ -124,15 +124,15 @@ class _Judge:
         if not len(self.requests):
             return 0.0
         catalog, found, count = self.inputs.catalog, 0, 0
-        everything = np.arange(len(catalog))
-        vectors = torch.cat([_items(towers, catalog.features(part)) for part in _blocks(everything, _ITEMS_AT_ONCE)])
+        there = self.inputs.items_there
+        vectors = torch.cat([_items(towers, catalog.features(part)) for part in _blocks(there, _ITEMS_AT_ONCE)])
         for part in _blocks(self.requests, 256):
             batch = self.inputs.batch(self.inputs.valid, part)
             users = towers.users(tensor(batch.user_codes), tensor(batch.user_dense), tensor(batch.history_codes))
             scores = (users @ vectors.T).numpy()
             for row, request in enumerate(part):
                 wanted = self.inputs.valid.item[self.rows[self.starts[request] : self.starts[request + 1]]]
-                better = (scores[row] > scores[row, wanted][:, None]).sum(axis=1)
+                better = (scores[row] > scores[row, np.searchsorted(there, wanted)][:, None]).sum(axis=1)
                 found += int((better < self.k).sum())
                 count += len(wanted)
         return found / count

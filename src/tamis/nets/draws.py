@@ -1,8 +1,9 @@
 """Who is whose negative: the positives of a batch, the items drawn beside them, and the pairs that must not count.
 
 For recall a negative is an item the user was never shown. The other positives of the batch and some items drawn from
-the whole catalogue serve as negatives; every pair that the user saw (clicked or not) is masked. An item that was shown
-but not clicked had already passed the whole funnel: it tells the ranking nets something, recall nothing.
+the catalogue serve as negatives; every pair that the user saw (clicked or not) is masked, and so is every item that was
+not there yet at the time of the request. An item that was shown but not clicked had already passed the whole funnel: it
+tells the ranking nets something, recall nothing.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ class Draw:
     column_of: NDArray[np.int64]  # [p] position of each positive's item in `items`
     log_frequency: NDArray[np.float32]  # [u]
     log_times: NDArray[np.float32]  # [u]
-    known: NDArray[np.bool_]  # [r, u] True: the user saw the item, no negative
+    known: NDArray[np.bool_]  # [r, u] True: the user saw the item, or it was not there yet: no negative
 
 
 def acted_rows(samples: Samples, actions: Sequence[str]) -> NDArray[np.bool_]:
@@ -48,18 +49,18 @@ def draw_probabilities(counts: NDArray[np.int64], exponent: float) -> NDArray[np
     return np.asarray(weights / max(weights.sum(), 1e-300))
 
 
-def with_unshown(samples: Samples, published: NDArray[np.float64], count: int, seed: int) -> Samples:
+def with_unshown(samples: Samples, since: NDArray[np.float64], count: int, seed: int) -> Samples:
     """The samples with `count` more rows in each request: items nobody was shown, drawn evenly from the catalogue.
 
     Label "shown" is 1 for the rows that were there, 0 for the new ones; all other labels of those are 0. Only items
-    that were published by the time of the request are drawn (published: [i] seconds, NaN = always there), so that being
-    new is no sign of not being shown; a request before the first publication gets any.
+    that were there by the time of the request are drawn (since: [i] seconds, inf = never), so that being new is no sign
+    of not being shown; a request before the first of them gets any that was there by the last request.
     """
     random = np.random.default_rng(seed)
-    since = np.where(np.isfinite(published), published, -np.inf)
     order = np.argsort(since, kind="stable")
     there = np.searchsorted(since[order], np.repeat(samples.time, count), "right")
-    there = np.where(there > 0, there, len(published))
+    by_the_last = int(np.searchsorted(since[order], samples.time.max(initial=-np.inf), "right"))
+    there = np.where(there > 0, there, by_the_last or len(since))
     drawn = order[(random.random(len(there)) * there).astype(np.int64)]
     counts = np.diff(samples.first)
     first = np.append(0, np.cumsum(counts + count))
@@ -79,18 +80,29 @@ class Drawer:
     """Makes batches of a set of samples; the same seed gives the same batches in the same order."""
 
     def __init__(
-        self, samples: Samples, positive: NDArray[np.bool_], items: int, extra: tuple[int, float], seed: int
+        self,
+        samples: Samples,
+        positive: NDArray[np.bool_],
+        since: NDArray[np.float64],
+        extra: tuple[int, float],
+        seed: int,
     ) -> None:
-        """extra: items drawn besides each batch's own, and the exponent of `draw_probabilities`."""
+        """since: [i] when each item came to be there.
+
+        extra: items drawn besides each batch's own, and the exponent of `draw_probabilities`.
+        """
         self.samples = samples
+        self.since = since
+        items = len(since)
         self.rows = np.flatnonzero(positive)
         self.starts = np.searchsorted(self.rows, samples.first)  # [r + 1] positives of request j are starts[j:j + 2]
-        self.items = items
-        self.extra, exponent = extra if items else (0, 0.0)
+        self._there = np.flatnonzero(since <= samples.time.max(initial=-np.inf))
+        self.extra, exponent = extra if len(self._there) else (0, 0.0)
         counts = np.bincount(samples.item[self.rows], minlength=items)
         self._positive_share = counts / max(1, counts.sum())
-        self._extra_share = draw_probabilities(counts, exponent)
-        self._cumulative = np.cumsum(self._extra_share)
+        self._extra_share = np.zeros(items)
+        self._extra_share[self._there] = draw_probabilities(counts[self._there], exponent)
+        self._cumulative = np.cumsum(self._extra_share[self._there])
         self._known = _Pairs(samples, items)
         self._column = np.full(items, -1, np.int64)
         self._random = np.random.default_rng(seed)
@@ -107,7 +119,7 @@ class Drawer:
         at = np.arange(len(request_of)) - np.repeat(np.cumsum(counts) - counts, counts)
         wanted = self.samples.item[self.rows[np.repeat(self.starts[requests], counts) + at]].astype(np.int64)
         drawn = np.searchsorted(self._cumulative, self._random.random(self.extra), "right")
-        drawn = np.minimum(drawn, self.items - 1)  # rounding may leave the last sum a hair under 1
+        drawn = self._there[np.minimum(drawn, len(self._there) - 1)]  # rounding may leave the last sum a hair under 1
         items, place, times = np.unique(np.concatenate([wanted, drawn]), return_inverse=True, return_counts=True)
         expected = len(wanted) * self._positive_share[items] + self.extra * self._extra_share[items]
         return Draw(
@@ -116,13 +128,13 @@ class Drawer:
             column_of=place[: len(wanted)],
             log_frequency=np.log(expected / (len(wanted) + self.extra)).astype(np.float32),
             log_times=np.log(times).astype(np.float32),
-            known=self._mask(self.samples.user[requests], items),
+            known=self._mask(requests, items),
         )
 
-    def _mask(self, users: NDArray[np.int32], items: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _mask(self, requests: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
         self._column[items] = np.arange(len(items))
-        mask = np.zeros((len(users), len(items)), np.bool_)
-        row, item = self._known.of(users)
+        mask = self.since[items] > self.samples.time[requests, None]
+        row, item = self._known.of(self.samples.user[requests])
         column = self._column[item]
         mask[row[column >= 0], column[column >= 0]] = True
         self._column[items] = -1

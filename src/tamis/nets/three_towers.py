@@ -152,8 +152,7 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
 
 def _with_unshown(inputs: Inputs, plan: LightPlan, seed: int) -> Inputs:
     """The inputs with rows nobody was shown."""
-    published = inputs.catalog.column("publish_time", np.arange(len(inputs.catalog)))
-    train_, valid = (with_unshown(part, published, plan.unshown, seed) for part in (inputs.train, inputs.valid))
+    train_, valid = (with_unshown(part, inputs.since, plan.unshown, seed) for part in (inputs.train, inputs.valid))
     return inputs.with_samples(train_, valid)
 
 

@@ -113,10 +113,10 @@ def export_towers(towers: Towers, layout: Layout, folder: Path) -> None:
 
 
 def numbers_of(inputs: Inputs) -> Numbers:
-    """The numbers to standardise by: of some training requests and of the whole catalogue."""
+    """The numbers to standardise by: of some training requests, and of all items that were there by then."""
     requests = np.arange(len(inputs.train))[:: max(1, len(inputs.train) // _SAMPLE_REQUESTS)]
     user = inputs.sides(inputs.train).user.dense[requests]
-    return Numbers(user, inputs.catalog.column("dense", np.arange(len(inputs.catalog))))
+    return Numbers(user, inputs.catalog.column("dense", inputs.items_there))
 
 
 def hide(codes: NDArray[np.int32], fields: tuple[Field, ...], share: float, random: np.random.Generator) -> None:

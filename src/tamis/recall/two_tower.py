@@ -6,7 +6,8 @@
 
 The towers meet only in the cosine. The index lies in the same artifact as the towers that made it, so a user vector
 can never meet item vectors of another training. Items published since go through the item tower once, when they are
-first seen, and are searched beside the index. (Yi et al., RecSys 2019; Covington et al., RecSys 2016.)
+first seen, and are searched beside the index. In training no item is a negative of a request that it was not there for.
+(Yi et al., RecSys 2019; Covington et al., RecSys 2016.)
 """
 
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tamis.config import convert
 from tamis.data.dataset import Events, Requests
+from tamis.data.negatives import there_since
 from tamis.data.samples import Log, SampleConfig, Samples, Timeline, build_samples
 from tamis.errors import ArtifactError, ConfigError
 from tamis.types import Action
@@ -334,6 +335,12 @@ def test_an_item_published_before_its_first_event_can_be_drawn_and_one_never_the
     )
     assert samples.item[samples.first[0] : samples.first[1]].tolist() == [0, 2]
     assert samples.item[samples.first[1] : samples.first[2]].tolist() == [0, 1, 2, 3]
+
+
+def test_an_item_is_there_from_its_publication_or_its_first_event_whichever_is_known_and_earlier() -> None:
+    logged = events(did(Action.CLICK, 0, 0, 100), did(Action.CLICK, 1, 1, 200), did(Action.CLICK, 1, 2, 300))
+    published = np.array([np.nan, 150.0, 350.0, 400.0, np.nan])
+    assert there_since(logged, published).tolist() == [100, 150, 300, 400, np.inf]
 
 
 def test_negatives_are_drawn_by_popularity_to_the_power() -> None:

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tamis.features.spec import FeaturesConfig
 from tamis.features.statistics import Statistics, log_rate, refresh_time
 
 events = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 50)), max_size=60)
@@ -36,5 +38,26 @@ def test_an_entity_without_events_has_the_overall_rate() -> None:
     assert np.isclose(many[0], np.log((50 + 2) / 120 / 0.1))
 
 
+@pytest.mark.parametrize("hours", [0, -1, float("inf"), float("nan")])
+def test_a_refresh_that_never_comes_is_refused(hours: float) -> None:
+    with pytest.raises(ValueError, match="refresh_hours"):
+        FeaturesConfig(refresh_hours=hours)
+
+
 def test_refreshes_are_at_whole_multiples() -> None:
     assert refresh_time(np.array([86_399.0, 86_400.0, 100_000.0]), 24).tolist() == [0.0, 86_400.0, 86_400.0]
+
+
+def test_times_a_hair_apart_are_told_apart_at_any_number_of_entities() -> None:
+    now = 1.7e9
+    later = float(np.nextafter(now, np.inf))
+    last = 10_000_000
+    statistics = Statistics.of(np.array([last, last]), np.zeros(2, np.uint8), np.array([now, later]), last + 1)
+    asked = np.array([now, later, np.nextafter(later, np.inf), -np.inf, np.inf])
+    assert statistics.before(np.full(5, last), asked, [0])[:, 0].tolist() == [0, 1, 2, 0, 2]
+    assert statistics.before(np.full(5, last - 1), asked, [0])[:, 0].tolist() == [0] * 5
+
+
+def test_an_entity_without_a_number_has_no_events() -> None:
+    statistics = Statistics.of(np.array([0, 0, 1]), np.zeros(3, np.uint8), np.array([1.0, 2.0, 3.0]), 2)
+    assert statistics.before(np.array([-1, 1]), np.inf, [0])[:, 0].tolist() == [0, 1]

@@ -92,7 +92,7 @@ def made(toy: Toy):
     plan = plan_of()
     towers = Towers(toy.inputs.layout, plan.towers, numbers_of(toy.inputs), 1)
     samples = toy.inputs.train
-    drawer = Drawer(samples, acted_rows(samples, ["click"]), 240, (10, 0.75), 1)
+    drawer = Drawer(samples, acted_rows(samples, ["click"]), toy.inputs.since, (10, 0.75), 1)
     return towers, drawer, _BatchMaker(toy.inputs, drawer, plan, 1), plan
 
 

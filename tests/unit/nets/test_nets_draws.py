@@ -7,7 +7,7 @@ from toy_world import Toy
 
 from tamis.data.samples import Samples, Timeline
 from tamis.errors import ConfigError
-from tamis.nets.draws import Drawer, acted_rows, draw_probabilities, with_unshown
+from tamis.nets.draws import Draw, Drawer, acted_rows, draw_probabilities, with_unshown
 
 
 def samples_of(rows: list[tuple[int, list[int], list[int]]], users: int, past: list[tuple[int, int]] = ()) -> Samples:
@@ -39,7 +39,7 @@ def samples_of(rows: list[tuple[int, list[int], list[int]]], users: int, past: l
 
 
 def drawer_of(samples: Samples, items: int, extra: int = 0, exponent: float = 0.75, seed: int = 0) -> Drawer:
-    return Drawer(samples, acted_rows(samples, ["click"]), items, (extra, exponent), seed)
+    return Drawer(samples, acted_rows(samples, ["click"]), np.zeros(items), (extra, exponent), seed)
 
 
 def test_the_power_of_the_counts_lifts_rare_items() -> None:
@@ -82,6 +82,27 @@ def test_what_happened_after_the_last_request_masks_nothing() -> None:
     assert drawer_of(samples, items=3).draw(np.array([0, 1])).known[0].tolist() == [True, True]
     after = drawer_of(replace(samples, timeline=later), items=3).draw(np.array([0, 1]))
     assert after.known[0].tolist() == [True, False]
+
+
+def test_what_was_not_there_yet_at_the_time_of_a_request_is_no_negative_of_it() -> None:
+    samples = samples_of([(0, [0], [0]), (1, [1], [1]), (2, [2], [2])], 3)  # at the times 1, 2 and 3
+    since = np.array([0.0, 1.5, 3.0, 2.5, 3.5, np.inf])
+    drawer = Drawer(samples, acted_rows(samples, ["click"]), since, (2000, 0.75), 0)
+    draw = drawer.draw(np.arange(3))
+    assert draw.items.tolist() == [0, 1, 2, 3]  # 4 came after the last request, and nothing says that 5 ever came
+    assert [draw.items[~row].tolist() for row in draw.known] == [[], [0], [0, 1, 3]]
+
+
+def test_items_of_the_future_change_no_batch(toy: Toy) -> None:
+    samples, since = toy.inputs.train, toy.inputs.since
+    more = np.concatenate([since, [np.inf, toy.inputs.until + 5.0]])
+    draws = [Drawer(samples, acted_rows(samples, ["click"]), each, (50, 0.75), 1) for each in (since, more)]
+    for _ in range(3):
+        one, other = (drawer.draw(np.arange(40)) for drawer in draws)
+        for name in Draw.__slots__:
+            assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), name
+    plain, planted = (with_unshown(samples, each, 3, seed=1) for each in (since, more))
+    assert plain.item.tobytes() == planted.item.tobytes()
 
 
 def test_the_frequency_is_that_of_positives_and_extra_draws_together(toy: Toy) -> None:
@@ -127,7 +148,7 @@ def test_actions_that_the_data_does_not_know_are_an_error(toy: Toy) -> None:
 
 def test_unshown_rows_are_added_to_every_request_and_labelled_as_such() -> None:
     samples = samples_of([(0, [1, 2, 3], [2]), (1, [4], [4])], 2)
-    made = with_unshown(samples, np.full(50, np.nan), 3, seed=1)
+    made = with_unshown(samples, np.zeros(50), 3, seed=1)
     assert made.first.tolist() == [0, 6, 10]
     shown = made.labels["shown"] == 1
     assert shown.tolist() == [True] * 3 + [False] * 3 + [True] + [False] * 3
@@ -136,21 +157,23 @@ def test_unshown_rows_are_added_to_every_request_and_labelled_as_such() -> None:
     assert made.labels["click"][~shown].sum() == 0
     assert (made.position[~shown] == -1).all()
     assert made.timeline is samples.timeline
-    again = with_unshown(samples, np.full(50, np.nan), 3, seed=1)
+    again = with_unshown(samples, np.zeros(50), 3, seed=1)
     np.testing.assert_array_equal(made.item, again.item)
 
 
 def test_unshown_rows_are_drawn_evenly_among_what_was_published_by_then() -> None:
     samples = samples_of([(0, [1], [1]), (1, [1], [1])], 2)  # at the times 1 and 2
-    published = np.array([0.5, np.nan, 1.0, 1.5, 2.5])
-    made = with_unshown(samples, published, 3000, seed=1)
+    since = np.array([0.5, -np.inf, 1.0, 1.5, np.inf])
+    made = with_unshown(samples, since, 3000, seed=1)
     for request, there in ((0, [0, 1, 2]), (1, [0, 1, 2, 3])):
         rows = slice(int(made.first[request]) + 1, int(made.first[request + 1]))
         counts = np.bincount(made.item[rows], minlength=5)
         assert np.flatnonzero(counts).tolist() == there
         np.testing.assert_allclose(counts[there] / 3000, 1 / len(there), atol=0.04)
-    early = with_unshown(samples, np.full(5, 9.0), 4, seed=1)
-    assert (early.item < 5).all()
+    none_at_first = with_unshown(samples, np.array([1.5, 9.0, 9.0]), 30, seed=1)
+    assert set(none_at_first.item.tolist()) == {0, 1}  # 1 was shown, 0 is the only one there by the last request
+    nothing_ever = with_unshown(samples, np.full(5, 9.0), 4, seed=1)
+    assert (nothing_ever.item < 5).all()
 
 
 def test_samples_without_requests_stay_empty() -> None:

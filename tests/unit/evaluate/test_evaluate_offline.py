@@ -1,0 +1,300 @@
+"""The evaluation of a whole funnel on the tiny world, and the queries it asks."""
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import polars as pl
+import pytest
+
+from tamis.artifact import open_bundle
+from tamis.assemble import Model, ProjectConfig, load_model
+from tamis.config import override, read
+from tamis.data.dataset import DAY_SECONDS, Dataset
+from tamis.data.samples import Samples
+from tamis.data.split import Split, SplitConfig, by_time
+from tamis.data.tables import RawTables
+from tamis.data.write import import_tables
+from tamis.errors import ConfigError
+from tamis.evaluate.offline import _Pages, _relevant, evaluate
+from tamis.evaluate.queries import Past
+from tamis.evaluate.report import Report
+from tamis.features.prepare import Moment, prepare
+from tamis.project import create
+from tamis.serving.engine import Engine
+from tamis.serving.opening import rows_of
+from tamis.serving.wire import RecommendRequest
+from tamis.state.memory import Memory
+from tamis.state.protocol import Event
+from tamis.types import ACTION_CODE, ACTIONS, Page, Query
+
+ARRAYS = ("user", "time", "first", "item", "position")
+
+
+@pytest.fixture(scope="module")
+def split(tiny) -> Split:
+    return by_time(tiny.dataset, tiny.project.config.split)
+
+
+@pytest.fixture(scope="module")
+def past(tiny, split: Split) -> Past:
+    return Past.of(model_of(tiny), tiny.dataset, split.test_until)
+
+
+def model_of(tiny, **changes) -> Model:
+    """The trained model under the project's configuration with some keys changed, "__" for the dots."""
+    patch = {key.replace("__", "."): value for key, value in changes.items()}
+    return load_model(open_bundle(tiny.project.bundles), override(tiny.project.config, patch))
+
+
+def rows_with_a_history(past: Past, split: Split, count: int) -> list[tuple[int, float]]:
+    """(user, a moment of the held-out days) of the users who did most before."""
+    busy = np.argsort(-np.diff(past.by_user.starts))[:count]
+    return [(int(user), split.test_since + 3600.0 * (1 + at)) for at, user in enumerate(busy)]
+
+
+# ---- the report ------------------------------------------------------------------------------------------------
+
+
+def test_the_report_knows_that_the_oracle_beats_the_page_and_the_page_the_rest(tiny) -> None:
+    report: Report = tiny.trained.report
+    true = {name: row["true rate@10"] for name, row in {"tamis": report.page, **report.baselines}.items()}
+    assert true["oracle"] > true["tamis"] > true["popular"] > true["random"] > 0
+    assert true["oracle"] == max(true.values())
+    best = [report.stages[stage]["best true rate@10"] for stage in ("recall", "prerank", "rank")]
+    assert true["oracle"] >= best[0] >= best[1] >= best[2] >= true["tamis"]
+
+
+def test_the_report_has_all_its_parts_and_only_finite_numbers(tiny) -> None:
+    report: Report = tiny.trained.report
+    funnel = tiny.project.config.funnel
+    sources = {"two_tower", "itemcf", "popular", "newest"}
+    assert set(report.channels) == {*sources, "union"}
+    assert list(report.stages) == ["recall", "prerank", "rank", "rerank"]
+    assert {"click", "like", "play"} <= set(report.heads) <= set(funnel.rank.steps["heads"].heads)
+    assert set(report.baselines) == {"popular", "random", "oracle", *(f"{name} alone" for name in sources)}
+    assert set(report.page) == {
+        "ndcg@10", "recall@10", "hit@10", "diversity", "authors", "new_share", "coverage", "true rate@10"
+    }  # fmt: skip
+    assert {"total", "recall", "rank", "rank.heads", "recall.two_tower"} <= set(report.latency)
+    assert 0 < report.users <= 60
+    assert 0 < report.requests <= 200
+    for _, rows in report.tables():
+        assert rows
+        for row in rows.values():
+            assert row
+            assert all(math.isfinite(value) for value in row.values())
+    assert b"null" not in report.to_json()
+
+
+def test_shares_of_the_report_are_shares_and_the_union_finds_what_any_channel_finds(tiny) -> None:
+    report: Report = tiny.trained.report
+    for cut in (50, 200):
+        for row in report.channels.values():
+            assert 0 <= row[f"recall@{cut}"] <= 1
+    assert report.stages["recall"]["recall"] >= max(row["recall@500"] for row in report.channels.values())
+    survival = [row["survival"] for row in report.stages.values()]
+    assert survival[0] == 1
+    assert survival == sorted(survival, reverse=True)
+    assert report.heads["click"]["auc"] > 0.55
+    assert all(row["p50"] <= row["p99"] for row in report.latency.values())
+
+
+# ---- what is held out ------------------------------------------------------------------------------------------
+
+
+def test_days_that_the_bundle_was_trained_on_are_refused(tiny) -> None:
+    wider = by_time(tiny.dataset, SplitConfig(test_days=2))
+    with pytest.raises(ConfigError, match=r"trained on everything before .*train again.*split\.test_days"):
+        evaluate(model_of(tiny), tiny.dataset, wider)
+
+
+def test_the_held_out_samples_are_those_that_training_would_see(tiny, past: Past, split: Split) -> None:
+    config = tiny.project.config
+    configs = (config.features, config.samples, config.train.interest_actions)
+    moment = Moment(split.test_since, split.test_until)
+    wanted = prepare(tiny.dataset, moment, configs, encoder=past.model.encoder).valid
+    same(past.samples(split), wanted)
+
+
+def same(got: Samples, wanted: Samples) -> None:
+    assert len(wanted)
+    for name in ARRAYS:
+        assert getattr(got, name).tobytes() == getattr(wanted, name).tobytes(), name
+    assert got.context.equals(wanted.context)
+    assert [got.scenes[code] for code in got.scene] == [wanted.scenes[code] for code in wanted.scene]
+    assert {name: label.tobytes() for name, label in got.labels.items()} == {
+        name: label.tobytes() for name, label in wanted.labels.items() if label.any()
+    }
+
+
+def test_item_statistics_stay_those_of_the_bundle_however_long_the_held_out_days_are(past: Past) -> None:
+    later = past.catalog(past.model.trained_to + 3 * DAY_SECONDS)
+    assert later.columns["dynamic"][0] is past.model.catalog.columns["dynamic"][0]
+
+
+# ---- what was imported since -----------------------------------------------------------------------------------
+
+
+def imported_since(tiny, split: Split, tmp_path: Path) -> Dataset:
+    """The tiny data set after one more import: a new user, a new item, and clicks on the last day."""
+    shutil.copytree(tiny.project.data, tmp_path / "data")
+    known = [tiny.dataset.user_ids.external(0), tiny.dataset.item_ids.external(0)]
+    rows = [
+        ("newcomer", "brand new", 0.1),
+        ("newcomer", known[1], 0.2),
+        ("newcomer", "brand new too", 0.3),
+        (known[0], "brand new", 0.4),
+    ]
+    events = [
+        {"user_id": user, "item_id": item, "action": action, "time": split.test_until - 1 + at}
+        for user, item, at in rows
+        for action in ("impression", "click")
+    ]
+    users = pl.DataFrame({"user_id": ["newcomer"]})
+    items = pl.DataFrame({"item_id": ["brand new", "brand new too"]})
+    import_tables(RawTables.of(users=users, items=items, events=pl.DataFrame(events)), tmp_path / "data")
+    return Dataset.open(tmp_path / "data")
+
+
+def test_users_and_items_imported_since_training_are_judged_and_count_as_misses(tiny, split, tmp_path: Path) -> None:
+    dataset, model = imported_since(tiny, split, tmp_path), model_of(tiny, evaluate__most_users=10_000)
+    newcomer, there = dataset.user_ids.number("newcomer"), len(model.catalog)
+    wider = by_time(dataset, tiny.project.config.split)
+    past = Past.of(model, dataset, wider.test_until)
+    wanted = _relevant(past, wider.test_since, ("click",))
+    now, items = wanted[newcomer]
+    assert len(items) == 3
+    assert sorted(items >= there) == [False, True, True]
+    assert (wanted[0][1] >= there).sum() == 1
+    query = past.query(newcomer, now + 0.15, 20)
+    assert query.user == -1
+    assert query.history.items.tolist() == [0, -1]
+    report = evaluate(model, dataset, wider)
+    before = evaluate(model, tiny.dataset, split)
+    assert report.users == before.users + 2
+    assert report.requests == before.requests + 1  # three of the new pages hold nothing the bundle knows
+
+
+def test_a_user_who_only_wants_what_the_bundle_does_not_know_finds_nothing(tiny, split, tmp_path: Path) -> None:
+    dataset = imported_since(tiny, split, tmp_path)
+    past = Past.of(model_of(tiny), dataset, split.test_until + 1)
+    pages = _Pages(past, None)
+    pages.judge(dataset.user_ids.number("newcomer"), split.test_until, np.array([len(past.model.catalog) + 5]))
+    assert {row["ndcg@10"] for row in pages.summary().values()} == {0.0}
+    assert pages.channels.means()["union"]["recall@500"] == 0.0
+
+
+def test_a_data_set_with_other_numbers_gives_the_same_queries(tiny, past: Past, split, tmp_path: Path) -> None:
+    tables = tiny.world.tables()
+    turned = replace(tables, users=tables.users.reverse(), items=tables.items.reverse())
+    import_tables(turned, tmp_path / "data")
+    other = Past.of(past.model, Dataset.open(tmp_path / "data"), split.test_until)
+    for user, now in rows_with_a_history(past, split, 5):
+        name = past.dataset.user_ids.external(user)
+        one, two = past.query(user, now, 20), other.query(other.dataset.user_ids.number(name), now, 20)
+        assert one.user == two.user
+        assert one.history.items.tolist() == two.history.items.tolist()
+        assert one.features.codes.tobytes() == two.features.codes.tobytes()
+        assert one.features.dense.tobytes() == two.features.dense.tobytes()
+
+
+def test_a_log_without_impressions_is_judged_among_sampled_negatives(tiny, past: Past, split, tmp_path: Path) -> None:
+    tables = tiny.world.tables()
+    acted = tables.events.filter(pl.col("action").cast(pl.String) != "impression")
+    import_tables(replace(tables, events=acted), tmp_path / "data")
+    other = Past.of(past.model, Dataset.open(tmp_path / "data"), split.test_until)
+    samples = other.samples(split)
+    assert len(samples)
+    assert (samples.time >= split.test_since).all()
+    assert np.diff(samples.first).max() == 1 + tiny.project.config.samples.negatives
+    assert (np.add.reduceat(samples.labels["click"], samples.first[:-1]) == 1).all()
+
+
+# ---- the same as live ------------------------------------------------------------------------------------------
+
+
+class Catch:
+    """A sink that keeps the last query."""
+
+    def emit(self, query: Query, page: Page) -> None:
+        self.query = query
+
+
+@pytest.mark.parametrize("limit", [7, 200])
+def test_a_query_of_the_past_is_the_query_that_the_server_would_have_made(tiny, split: Split, limit: int) -> None:
+    model = model_of(tiny, state__timeline_limit=limit)
+    past = Past.of(model, tiny.dataset, split.test_until)
+    profiles = {user: row.profile for user, row in rows_of(tiny.dataset, model.config.state)}
+    for user, now in rows_with_a_history(past, split, 5):
+        name, state, catch = tiny.dataset.user_ids.external(user), Memory(model.config.state), Catch()
+        state.put_user(name, profiles[name])
+        state.apply(events_before(tiny.dataset, user, now))
+        Engine(model, state, clock=lambda now=now: now).recommend(RecommendRequest(user_id=name), catch)
+        live, offline = catch.query, past.query(user, now, 20)
+        assert 0 < len(offline.history) <= limit
+        for part in ("items", "actions", "times"):
+            one, other = getattr(live.history, part), getattr(offline.history, part)
+            assert one.tobytes() == other.tobytes(), part
+            assert one.dtype == other.dtype, part
+        assert live.features.codes.tobytes() == offline.features.codes.tobytes()
+        assert live.features.dense.tobytes() == offline.features.dense.tobytes()
+        assert live.user == offline.user
+
+
+def events_before(dataset: Dataset, user: int, now: float) -> list[Event]:
+    events = dataset.events(until=now)
+    return [
+        Event(
+            event_id=str(at),
+            user_id=dataset.user_ids.external(user),
+            item_id=dataset.item_ids.external(int(events.item[at])),
+            action=ACTIONS[events.action[at]],
+            time=float(events.time[at]),
+            value=float(events.value[at]),
+        )
+        for at in np.flatnonzero(events.user == user)
+    ]
+
+
+def test_a_history_has_the_actions_of_the_bundle_not_of_todays_configuration(tiny, past: Past, split: Split) -> None:
+    today = Past.of(model_of(tiny, features__history__actions=["like"]), tiny.dataset, split.test_until)
+    for user, now in rows_with_a_history(past, split, 3):
+        assert ACTION_CODE["click"] in today.query(user, now, 20).history.actions
+        assert today.query(user, now, 20).history.items.tolist() == past.query(user, now, 20).history.items.tolist()
+
+
+@pytest.mark.parametrize("template", ["movielens", "kuairand"])
+def test_in_templates_for_real_data_nothing_pushes_a_history_out_of_the_live_timeline(template, tmp_path: Path) -> None:
+    create(tmp_path / "feed", template)
+    config = read(tmp_path / "feed" / "tamis.toml", ProjectConfig)
+    assert set(config.state.timeline_actions) == set(config.features.history.actions)
+    assert config.state.timeline_limit >= config.features.history.length
+
+
+# ---- baselines -------------------------------------------------------------------------------------------------
+
+
+def test_popular_counts_positive_events_of_the_training_days(tiny, past: Past) -> None:
+    events = tiny.dataset.events(until=past.model.trained_to)
+    clicks = np.bincount(events.item[events.action == ACTION_CODE["click"]], minlength=len(past.model.catalog))
+    assert clicks[_Pages(past, None).popular].tolist() == sorted(clicks.tolist(), reverse=True)
+    likes = replace(past, model=model_of(tiny, evaluate__positive=["like"]))
+    assert _Pages(likes, None).popular.tolist() != _Pages(past, None).popular.tolist()
+
+
+def test_diversity_is_the_share_of_pairs_of_different_categories(past: Past) -> None:
+    pages = _Pages(past, None)
+    category = np.asarray(past.model.catalog.columns["category"][0])
+    alike, other = np.flatnonzero(category == category[0])[:3], np.flatnonzero(category != category[0])[:1]
+    for name, ids, wanted in (("alike", alike, 0.0), ("mixed", np.append(alike, other), 0.5), ("one", other, None)):
+        pages._page(name, ids.astype(np.int64), np.array([0]), past.model.trained_to)
+        assert pages.summary()[name].get("diversity") == wanted
+
+
+def test_every_number_of_a_report_survives_json(tiny) -> None:
+    raw = msgspec.json.decode(tiny.trained.report.to_json())
+    assert raw["page"] == tiny.trained.report.page
