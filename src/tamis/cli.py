@@ -19,7 +19,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tamis import __version__, demo, types, views
 from tamis.artifact import open_bundle
 from tamis.data.sources import SOURCES, read_source
-from tamis.data.write import import_tables
 from tamis.errors import TamisError
 from tamis.project import TEMPLATES, create, open_project
 from tamis.serving.load import LoadPlan, run_load
@@ -89,12 +88,12 @@ def import_(
 
     Example: tamis import movielens ml-1m --into my-feed
     """
-    open_project(into)  # a wrong folder should fail before the work, not after it
+    project = open_project(into)  # a wrong folder should fail before the work, not after it
     with bars(as_json) as progress:
         progress(f"read {source}", 0, 1)
         tables = read_source(source, path)
         progress(f"read {source}", 1, 1)
-        report = import_tables(tables, into / "data", most_rejected, progress)
+        report = project.bring(tables, most_rejected, progress)
     show(report, as_json, views.imported)
 
 

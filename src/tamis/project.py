@@ -23,11 +23,13 @@ from tamis.assemble import Model, ProjectConfig, load_model
 from tamis.config import read
 from tamis.data.dataset import Dataset
 from tamis.data.split import by_time
+from tamis.data.tables import RawTables
+from tamis.data.write import ImportReport, import_tables
 from tamis.errors import ConfigError
 from tamis.evaluate.offline import Oracle, evaluate
 from tamis.evaluate.report import Report
 from tamis.serving.engine import Engine
-from tamis.serving.opening import open_state
+from tamis.serving.opening import catch_up, open_state
 from tamis.serving.wire import RecommendReply, RecommendRequest
 from tamis.simulate.world import World, WorldConfig
 from tamis.state.protocol import State
@@ -68,6 +70,16 @@ class Project:
         self.data: Final = folder / "data"
         self.bundles: Final = folder / "bundles"
 
+    def bring(self, tables: RawTables, most_rejected: float = 0.01, progress: Progress = silent) -> ImportReport:
+        """Imports tables into the data set; a state that exists already learns of the new events at once.
+
+        Raises DataError when a larger share of the rows than `most_rejected` is bad, and then imports nothing.
+        """
+        report = import_tables(tables, self.data, most_rejected, progress)
+        if (self.folder / "state").is_dir():
+            catch_up(self.state, Dataset.open(self.data), self.config.state)
+        return report
+
     def train(self, progress: Progress = silent) -> Trained:
         """Builds every part, evaluates the whole funnel, publishes a bundle."""
         return train(self.config, self.data, self.bundles, progress, self.oracle)
@@ -89,7 +101,7 @@ class Project:
 
     @cached_property
     def state(self) -> State:
-        """The state store, seeded once with the history of the data set."""
+        """The state store, with all that was imported in it."""
         return open_state(self.folder, self.config.state)
 
     @cached_property

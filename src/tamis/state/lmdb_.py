@@ -24,9 +24,9 @@ from typing import Any, Final, NamedTuple
 
 from tamis.state.checks import check_id, item_key_bytes, require, user_key_bytes
 from tamis.state.commit import Transactions
-from tamis.state.fold import Rules, fold
+from tamis.state.fold import Rules, fold, fold_past
 from tamis.state.packing import pack_event, pack_item, unpack_event, unpack_item
-from tamis.state.protocol import Event, ItemRow, UserRow
+from tamis.state.protocol import Event, ItemRow, Past, UserRow
 from tamis.state.rows import last_sequence, pack_profile, pack_row, user_row, with_profile
 from tamis.state.settings import StateConfig
 
@@ -183,6 +183,33 @@ class Lmdb:
             txn.get(_digest(key), db=self._erased) is None and txn.put(key, raw, overwrite=False, db=self._users)
             for key, raw in batch
         )
+
+    def absorb(self, pasts: Iterator[Past]) -> int:
+        """Folds the imports that rows lack, in batches; what was applied live under its event id is left out.
+
+        → events folded
+        """
+        folded = 0
+        while batch := list(islice(pasts, _SEED_ROWS)):
+            folded += self._store.write(partial(self._absorb, batch=batch))
+        return folded
+
+    def _absorb(self, txn: Any, batch: Sequence[Past]) -> int:
+        folded = 0
+
+        def applied(event_id: str) -> bool:
+            return txn.get(_digest(event_id.encode("utf-8")), db=self._event_ids) is not None
+
+        for past in batch:
+            key = user_key_bytes(past.user_id)
+            raw = txn.get(key, db=self._users)
+            if raw is None or txn.get(_digest(key), db=self._erased) is not None:
+                continue
+            row, count = fold_past(raw, past, applied, self._rules)
+            folded += count
+            if row is not raw:
+                txn.put(key, row, db=self._users)
+        return folded
 
     def facts(self) -> dict[str, str]:
         """All facts that were remembered."""

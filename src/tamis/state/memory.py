@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tamis.state.checks import check_id, item_key_bytes, require, user_key_bytes
-from tamis.state.fold import Rules, fold
+from tamis.state.fold import Rules, fold, fold_past
 from tamis.state.packing import pack_event, pack_item, unpack_item
-from tamis.state.protocol import Event, ItemRow, UserRow
+from tamis.state.protocol import Event, ItemRow, Past, UserRow
 from tamis.state.rows import pack_profile, pack_row, user_row, with_profile
 from tamis.state.settings import StateConfig
 
@@ -117,6 +117,17 @@ class Memory:
                     self._rows[key] = raw
                     written += 1
         return written
+
+    def absorb(self, pasts: Iterator[Past]) -> int:
+        """Folds the imports that rows lack; what was applied live under its event id is left out. → events folded"""
+        folded = 0
+        for past in pasts:
+            key = user_key_bytes(past.user_id)
+            with self._lock:
+                if key in self._rows and key not in self._erased:
+                    self._rows[key], count = fold_past(self._rows[key], past, self._event_ids.__contains__, self._rules)
+                    folded += count
+        return folded
 
     def facts(self) -> dict[str, str]:
         """All facts that were remembered."""

@@ -55,7 +55,8 @@ class UserRow:
 
     timeline: structured array of types.TIMELINE, oldest first, at most `timeline_limit` newest entries, only the
     actions the state was told to keep there.   seen: Bloom filters of shown items, newest last; an item is seen when
-    any of them has it.   counts: events per action code.
+    any of them has it.   counts: events per action code.   imported: the last import of the project's data whose events
+    are in the row, 0 = none.
     """
 
     profile: Mapping[str, Any]
@@ -63,10 +64,26 @@ class UserRow:
     seen: tuple[Bloom, ...]
     counts: NDArray[np.int64]
     known: bool
+    imported: int = 0
 
     @staticmethod
     def unknown(actions: int) -> "UserRow":
         return UserRow({}, np.empty(0, TIMELINE), (), np.zeros(actions, np.int64), False)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What imports say that one user did, for `State.absorb`.
+
+    entries: [n] of types.TIMELINE, oldest first, of all actions.   imports: [n] the import that brought each entry.
+    event_ids: [n] "" where the data set has none.   imported: the newest import there is.
+    """
+
+    user_id: str
+    entries: NDArray[Any]
+    imports: NDArray[np.int64]
+    event_ids: Sequence[str]
+    imported: int
 
 
 class State(Protocol):
@@ -117,6 +134,14 @@ class State(Protocol):
         """Loads rows built from a data set's history (`fold.row_from_history`), in batches. → rows written.
 
         Users already known are left alone, and users who were deleted do not come back.
+        """
+        ...
+
+    def absorb(self, pasts: Iterator[Past]) -> int:
+        """Folds imported events into the rows of users already known, each import once per user. → events folded.
+
+        Entries of imports that a row has already, and events whose id was applied live, are left out; so are users who
+        are unknown (`seed` brings them) and those who were deleted before.
         """
         ...
 
