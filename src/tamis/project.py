@@ -6,7 +6,6 @@ my-feed/
   state/        what the server remembers    world.toml   only in a simulated project
 """
 
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -18,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tamis.artifact import open_bundle
+from tamis.artifact import open_bundle, replace_durably
 from tamis.assemble import Model, ProjectConfig, load_model
 from tamis.config import read
 from tamis.data.dataset import Dataset
@@ -134,8 +133,7 @@ def create(folder: Path, template: str = "demo") -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, source in sources.items():
-        with resources.as_file(resources.files("tamis") / "configs" / source) as path:
-            shutil.copyfile(path, folder / name)
+        replace_durably(folder / name, (resources.files("tamis") / "configs" / source).read_bytes())
         written.append(folder / name)
     return written
 
