@@ -179,7 +179,8 @@ class Engine:
 
     def _query(self, request: RecommendRequest | RankRequest, view: View, request_id: str, size: int) -> Query:
         user = self._state.user(request.user_id)
-        number, now = self.model.user_ids.number(request.user_id), self._clock()
+        # A bundle keeps what it learnt of a user who was deleted since; it must not be used for him any more.
+        number, now = self.model.user_ids.number(request.user_id) if user.trusted else -1, self._clock()
         _checked_place(request.context)
         moment = (now, request.scene, request.context)
         return Query(

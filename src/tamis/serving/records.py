@@ -149,7 +149,10 @@ class Records:
         return UserReply(user_id, dict(row.profile), counts, recent)
 
     def delete_user(self, user_id: str) -> DeletedReply:
-        """Forgets the user everywhere, log included. Raises NotFound when he is unknown."""
+        """Forgets the user: all that the state holds, log included, and his number in any bundle.
+
+        Raises NotFound when he is unknown.
+        """
         if not self._state.delete_user(user_id):
             raise NotFound(f"unknown user {user_id!r}", "user_id")
         return DeletedReply(user_id)

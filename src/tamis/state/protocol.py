@@ -6,7 +6,7 @@ acknowledged is on disk, a repeated event id is applied once, and the state can 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from tamis.bloom import Bloom
 from tamis.types import TIMELINE
+
+FORGOTTEN: Final = 2**32 - 1
+"""`UserRow.imported` of somebody who was deleted and came back: later than any import."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -56,7 +59,7 @@ class UserRow:
     timeline: structured array of types.TIMELINE, oldest first, at most `timeline_limit` newest entries, only the
     actions the state was told to keep there.   seen: Bloom filters of shown items, newest last; an item is seen when
     any of them has it.   counts: events per action code.   imported: the last import of the project's data whose events
-    are in the row, 0 = none.
+    are in the row, 0 = none; FORGOTTEN = the user was deleted before, and no import counts.
     """
 
     profile: Mapping[str, Any]
@@ -65,6 +68,11 @@ class UserRow:
     counts: NDArray[np.int64]
     known: bool
     imported: int = 0
+
+    @property
+    def trusted(self) -> bool:
+        """Whether what a bundle learnt under this id may be used: the user is known and was never deleted."""
+        return self.known and self.imported != FORGOTTEN
 
     @staticmethod
     def unknown(actions: int) -> "UserRow":
@@ -112,6 +120,8 @@ class State(Protocol):
 
     def delete_user(self, user_id: str) -> bool:
         """Forgets the user everywhere: row, log entries, event ids. False when he was unknown.
+
+        What stays is that he was deleted: his row is FORGOTTEN should he come back.
 
         Sequence numbers are never given out again, so a reader of the log misses nothing. An event of his that is sent
         again afterwards is a new one.

@@ -21,7 +21,7 @@ import numpy as np
 
 from tamis.bloom import Bloom
 from tamis.errors import RequestError, StateError
-from tamis.state.protocol import UserRow
+from tamis.state.protocol import FORGOTTEN, UserRow
 from tamis.types import ACTIONS, TIMELINE
 
 _FORMAT: Final = 1
@@ -49,6 +49,13 @@ class Draft:
     @staticmethod
     def empty() -> "Draft":
         return Draft([0] * len(ACTIONS), bytearray(), [], _EMPTY_PROFILE, 0, 0)
+
+
+def returned() -> bytes:
+    """The row with which somebody who was deleted begins anew."""
+    draft = Draft.empty()
+    draft.imported = FORGOTTEN
+    return pack(draft)
 
 
 def last_sequence(raw: bytes | None) -> int:

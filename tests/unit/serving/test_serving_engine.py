@@ -265,6 +265,25 @@ def test_a_user_is_put_read_and_forgotten() -> None:
             call("someone")
 
 
+def test_nothing_learnt_of_a_deleted_user_is_used_even_when_he_comes_back() -> None:
+    seen: list[Query] = []
+
+    class Spy:
+        def emit(self, query: Query, page: Page) -> None:
+            seen.append(query)
+
+    made = engine()
+    made.observe([click("i1")])
+    made.recommend(RecommendRequest(user_id="u1"), Spy())
+    made.delete_user("u1")
+    made.recommend(RecommendRequest(user_id="u1"), Spy())
+    made.observe([click("i2")])
+    made.recommend(RecommendRequest(user_id="u1"), Spy())
+    made.recommend(RecommendRequest(user_id="u2"), Spy())
+    assert [query.user for query in seen] == [1, -1, -1, -1]
+    assert [query.features.codes.tolist() for query in seen] == [[[2]], [[0]], [[0]], [[0]]]
+
+
 def test_ids_sort_by_time_and_never_repeat() -> None:
     ids = [new_id(second) for second in np.arange(NOW, NOW + 5).tolist()]
     assert ids == sorted(ids)
