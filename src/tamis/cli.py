@@ -149,7 +149,7 @@ def recommend(
 @app.command()
 def serve(
     folder: Folder,
-    rest: Annotated[int | None, typer.Option(help="Port of the REST server.")] = None,
+    rest: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the REST server.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
 ) -> None:
     """Serve the published bundle over REST; a newer bundle is taken up without a restart.
@@ -204,7 +204,7 @@ def bench(
 def demo_(
     folder: Annotated[Path, typer.Argument(help="Where the demo project is built.")] = Path("demo-feed"),
     once: Annotated[bool, typer.Option("--once", help="Stop after the first page.")] = False,
-    rest: Annotated[int, typer.Option(help="Port of the REST server.")] = 8080,
+    rest: Annotated[int, typer.Option(min=1, max=65535, help="Port of the REST server.")] = 8080,
 ) -> None:
     """All of it on the embedded world: build, report, first page, serve.
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
-from tamis.config import Config
+from tamis.config import AtLeastZero, Config
 from tamis.errors import ArtifactError
 
 Kind = Literal["auto", "exact", "flat", "ivf", "hnsw"]
@@ -37,7 +37,7 @@ class VectorsConfig(Config, frozen=True):
     """Which index to build and how exact it must be."""
 
     kind: Kind = "auto"  # auto: exact or ivf by size
-    exact_up_to: int = 20_000  # auto: catalogues up to this size are searched exactly
+    exact_up_to: AtLeastZero = 20_000  # auto: catalogues up to this size are searched exactly
     recall_target: float = 0.99  # the index reads more until this share of the exact answer is found
     recall_queries: int = 200  # … for so many queries
     hnsw_links: int = 32  # links per vector of the HNSW graph

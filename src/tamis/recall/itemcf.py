@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from tamis.artifact import load_array, save_arrays
-from tamis.config import StepConfig
+from tamis.config import AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.cosine import nearest_columns
 from tamis.types import Action, Candidates, History, Query
@@ -28,7 +28,7 @@ class ItemCFConfig(StepConfig, frozen=True, tag="itemcf"):
     the table, the strongest interest first; 0 = all. It bounds the cost, which grows with the square of a list.
     """
 
-    limit: int = 300
+    limit: AtLeastZero = 300
     neighbours: int = 20
     history: int = 200
     iuf: bool = False
