@@ -104,8 +104,9 @@ def warm_up(engine: Engine, users: int = 8, extra: Sequence[str] = ("a user nobo
     """Runs real requests, so that lazy work is done and a bundle that cannot answer shows it before it serves."""
     ids: Any = engine.model.user_ids
     known = [ids.external(place * len(ids) // users) for place in range(min(users, len(ids)))]
+    size = min(RecommendRequest(user_id="").size, engine.limits.most_items)
     for user_id in (*known, *extra):
-        reply = engine.recommend(RecommendRequest(user_id=user_id))
+        reply = engine.recommend(RecommendRequest(user_id=user_id, size=size))
         if reply.items:
             item_ids = [item.item_id for item in reply.items]
             engine.rank(RankRequest(user_id=user_id, item_ids=item_ids))

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from tamis.artifact import publish
 from tamis.serving.app import create
-from tamis.serving.engine import Engine
+from tamis.serving.engine import Engine, StandardLimits
 from tamis.serving.reload import BundleWatch, warm_up
 from tamis.serving.service import Fleet, Service
 from tamis.serving.wire import RecommendRequest
@@ -143,6 +143,11 @@ def test_warming_up_asks_for_real_users_and_leaves_no_trace() -> None:
     warm_up(made)
     assert state.log() == []
     assert not state.user("u0").known
+
+
+def test_warming_up_keeps_to_a_small_page() -> None:
+    small = Engine(FakeModel(), Memory(), StandardLimits(most_items=5))
+    warm_up(small)
 
 
 def test_no_request_fails_while_bundles_are_swapped_and_refused(tmp_path: Path) -> None:
