@@ -26,8 +26,8 @@ from tamis.data.split import SplitConfig
 from tamis.errors import ArtifactError, ConfigError, NotFound
 from tamis.features.encode import Encoder
 from tamis.features.inputs import Inputs
-from tamis.features.online import item_rows, query_features
-from tamis.features.spec import FeaturesConfig
+from tamis.features.online import check_values, item_rows, query_features
+from tamis.features.spec import FeaturesConfig, Side
 from tamis.filters.blocked import Blocked, BlockedConfig
 from tamis.filters.excluded import Excluded, ExcludedConfig
 from tamis.filters.seen import Seen, SeenConfig
@@ -195,6 +195,10 @@ class Model:
         """[len(ACTIONS)] True for the actions that make up a history."""
         return np.isin(ACTIONS, self.encoder.learnt.config.history.actions)
 
+    def check(self, side: Side, values: Mapping[str, Any]) -> None:
+        """Refuses values of a caller that no feature can be made of; see features.online."""
+        check_values(self.encoder, side, values)
+
     def query_features(
         self, user: int, profile: Mapping[str, Any], counts: NDArray[Any], moment: tuple[float, str, Mapping[str, Any]]
     ) -> Features:
@@ -212,18 +216,31 @@ class Model:
         known = {name: row.pop(name) for name in ItemRow.__struct_fields__ if name in row}
         return msgspec.convert({**known, "extra": row}, ItemRow)
 
-    def similar(self, item: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(ids, scores) of the items most like `item`, best first, from the first source that can tell.
+    def similar(self, item: int, size: int, catalog: Catalog) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(ids, scores) of the open items most like `item`, best first, from the first source that knows one.
 
-        Raises NotFound when no channel of this bundle knows neighbours.
+        catalog: the snapshot that the numbers belong to.   Raises NotFound when no channel knows an open neighbour.
         """
         for stage in self.funnel.stages:
             for step in stage.steps.values():
                 if isinstance(step, ItemCF | TwoTower):
-                    ids, scores = step.similar(item, size)
+                    ids, scores = _open_neighbours(step, item, size, catalog)
                     if len(ids):
                         return ids, scores
         raise NotFound("no channel of this bundle knows items like this one", "item_id")
+
+
+def _open_neighbours(
+    step: ItemCF | TwoTower, item: int, size: int, catalog: Catalog
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """At most `size` open neighbours; asks for more, twice as many each time, where closed ones take their places."""
+    asked = size
+    while True:
+        ids, scores = step.similar(item, asked, catalog)
+        there = ~catalog.closed[ids]
+        if there.sum() >= size or len(ids) < asked:
+            return ids[there][:size], scores[there][:size]
+        asked *= 2
 
 
 def save_model(folder_of: Callable[[str], Path], config: ProjectConfig, dataset: Dataset, inputs: Inputs) -> None:

@@ -14,7 +14,7 @@ from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.cosine import nearest_columns
-from tamis.types import Action, Candidates, History, Query
+from tamis.types import Action, Candidates, Catalog, History, Query
 
 _MOST_INTEREST: Final = 4.0  # click, like, collect and share, each once
 _SHOWS_INTEREST: Final = np.ones(256, np.bool_)
@@ -73,8 +73,13 @@ class ItemCF:
         found, score = _top(found, score, self.config.limit)
         return Candidates.of(found, score=score)
 
-    def similar(self, item: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(ids, cosines) of at most `size` items nearest to `item`, nearest first; empty for one it never saw."""
+    def similar(
+        self, item: int, size: int, catalog: Catalog | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(ids, cosines) of at most `size` items nearest to `item`, nearest first; empty for one it never saw.
+
+        catalog: not needed, since items published after the training are in no table of neighbours.
+        """
         if not 0 <= item < len(self.ids):
             return np.empty(0, np.int64), np.empty(0, np.float32)
         known = self.ids[item] >= 0

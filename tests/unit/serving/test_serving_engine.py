@@ -170,18 +170,17 @@ def test_similar_items_are_open_ones_nearest_first() -> None:
     made = engine()
     made.delete_item("i6")
     reply = made.similar("i5", 3)
-    assert [item.item_id for item in reply.items] == ["i7", "i8"]
-    assert made.similar("i5", 1).items == []
+    assert [item.item_id for item in reply.items] == ["i7", "i8", "i9"]
 
 
-def test_an_item_nobody_knows_has_no_neighbours_and_a_fresh_one_has_none_yet() -> None:
+def test_an_item_nobody_knows_has_no_neighbours_and_a_fresh_one_may_have_some() -> None:
     made = engine()
     with pytest.raises(NotFound):
         made.similar("x", 3)
     with pytest.raises(NotFound):
         made.similar(f"i{ITEMS - 1}", 3)
     made.put_item("new", ItemRequest())
-    assert made.similar("new", 3).items == []
+    assert [item.item_id for item in made.similar("new", 2).items] == ["i0", "i1"]
 
 
 # ---- events ------------------------------------------------------------------------------------------------------
@@ -248,6 +247,18 @@ def test_an_item_is_read_as_it_was_put_or_as_the_bundle_knows_it() -> None:
 def test_a_vector_of_another_width_is_refused() -> None:
     with pytest.raises(RequestError, match="vector: 2 numbers, the bundle's items have 3"):
         engine().put_item("new", ItemRequest(vector=(1.0, 2.0)))
+
+
+def test_what_no_feature_can_be_made_of_is_refused_at_the_door() -> None:
+    made = engine()
+    for refused in (
+        lambda: made.put_user("u1", {"tags": "no list"}),
+        lambda: made.put_item("i1", ItemRequest(extra={"tags": "no list"})),
+        lambda: shown(made, context={"tags": "no list"}),
+    ):
+        with pytest.raises(RequestError, match="wanted a list") as error:
+            refused()
+        assert error.value.field == "tags"
 
 
 def test_a_user_is_put_read_and_forgotten() -> None:
