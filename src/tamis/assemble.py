@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
-import polars as pl
 from msgspec import Meta
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from tamis.checks import impossible_numbers, unknown_actions
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, Name, NotNegative, Share, StepConfig
 from tamis.data.dataset import Dataset
 from tamis.data.ids import Ids
+from tamis.data.rows import Rows
 from tamis.data.samples import SampleConfig
 from tamis.data.split import SplitConfig
 from tamis.errors import ArtifactError, ConfigError, NotFound
@@ -182,7 +182,7 @@ class Model:
     user_ids: Ids
     item_ids: Ids
     trained_to: float
-    items: pl.LazyFrame  # the items as they were imported; row = number
+    items: Rows  # the items as they were imported; row = number
 
     @cached_property
     def kinds(self) -> Mapping[str, str]:
@@ -211,8 +211,7 @@ class Model:
 
     def describe(self, item: int) -> ItemRow:
         """What the bundle knows of one of its own items."""
-        imported = self.items.slice(item, 1).collect().row(0, named=True)
-        row = {name: value for name, value in imported.items() if value is not None}
+        row = self.items[item]
         known = {name: row.pop(name) for name in ItemRow.__struct_fields__ if name in row}
         return msgspec.convert({**known, "extra": row}, ItemRow)
 
@@ -250,7 +249,7 @@ def save_model(folder_of: Callable[[str], Path], config: ProjectConfig, dataset:
     folder, catalog = folder_of("catalog"), inputs.catalog
     save_arrays(folder, keys=catalog.keys[0], newest=catalog.newest)
     save_arrays(folder, **{f"column.{name}": pair[0] for name, pair in catalog.columns.items()})
-    dataset.items.write_ipc(folder / "items.arrow", compression="uncompressed")
+    Rows.of(dataset.items).save(folder, "rows")
     folder = folder_of("ids")
     dataset.user_ids.save(folder, "users")
     dataset.item_ids.save(folder, "items")
@@ -276,7 +275,7 @@ def load_model(bundle: Bundle, config: ProjectConfig | None = None) -> Model:
         user_ids=Ids.load(bundle.folder("ids"), "users"),
         item_ids=Ids.load(bundle.folder("ids"), "items"),
         trained_to=bundle.manifest.trained_to,
-        items=pl.scan_ipc(bundle.folder("catalog") / "items.arrow"),
+        items=Rows.load(bundle.folder("catalog"), "rows"),
     )
 
 

@@ -79,7 +79,7 @@ def train(
     published = _gate(config, bundles, report)
     if published:
         publish(bundle)
-        prune(bundles, config.train.keep_bundles)
+    prune(bundles, config.train.keep_bundles)
     return Trained(bundle, report, seconds, published)
 
 

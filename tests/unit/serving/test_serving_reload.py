@@ -107,10 +107,13 @@ def test_a_worker_that_starts_on_a_bad_bundle_serves_the_newest_good_one(tmp_pat
     bad = write_bundle(tmp_path)
     while bad.name < good.name:  # names within one second are in random order
         bad = write_bundle(tmp_path)
+    publish(good)
+    held_back = write_bundle(tmp_path)  # by the gate: it must not serve, however new it is
     damage(bad.path)
     publish(bad)
     assert watch(tmp_path, swaps).first()
     assert swaps.names == [good.name]
+    assert held_back.path.is_dir()
 
 
 def test_a_folder_of_bad_bundles_serves_nothing(tmp_path: Path, swaps: Swaps) -> None:
