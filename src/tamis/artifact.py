@@ -35,7 +35,11 @@ PUBLISHED: Final = "PUBLISHED"
 
 
 class Manifest(Config, frozen=True):
-    """What is inside a bundle and how it came to be. files: relative path → (size in bytes, SHA-256)."""
+    """What is inside a bundle and how it came to be. files: relative path → (size in bytes, SHA-256).
+
+    trained_to: nothing at or after this moment was learnt from.   kept: artifact → the earlier bundle that it was made
+    for, of those that this training took over.
+    """
 
     format: int
     name: str
@@ -46,6 +50,7 @@ class Manifest(Config, frozen=True):
     trained_to: float
     files: dict[str, tuple[int, str]]
     metrics: dict[str, float] = {}
+    kept: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)

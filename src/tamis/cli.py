@@ -1,12 +1,14 @@
 """The command line. Every command is thin: it calls one function and prints what it gives."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -23,6 +25,7 @@ from tamis.errors import TamisError
 from tamis.project import TEMPLATES, create, open_project
 from tamis.serving.load import LoadPlan, run_load
 from tamis.serving.rest import serve as serve_rest
+from tamis.train import Choice
 
 app: Final = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -98,14 +101,22 @@ def import_(
 
 
 @app.command()
-def train(folder: Folder, as_json: AsJson = False) -> None:
+def train(
+    folder: Folder,
+    since: Annotated[datetime | None, typer.Option(help="Learn from what happened from then on (UTC).")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Train this step and keep the others; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Build every part, evaluate the whole funnel on the held-out days, publish a bundle.
 
-    Example: tamis train my-feed
+    Example: tamis train my-feed --only itemcf
     """
     project = open_project(folder)
+    moment = since.replace(tzinfo=UTC).timestamp() if since else -math.inf
     with bars(as_json) as progress:
-        trained = project.train(progress)
+        trained = project.train(progress, Choice(moment, tuple(only or ())))
     show(trained.report, as_json, views.report)
     if not as_json:
         out.print(views.trained(trained))

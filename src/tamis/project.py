@@ -32,7 +32,7 @@ from tamis.serving.opening import catch_up, open_state
 from tamis.serving.wire import RecommendReply, RecommendRequest
 from tamis.simulate.world import World, WorldConfig
 from tamis.state.protocol import State
-from tamis.train import Trained, train
+from tamis.train import Choice, Trained, train
 from tamis.types import Progress, silent
 
 TEMPLATES: Final = ("demo", "movielens", "kuairand")
@@ -79,9 +79,9 @@ class Project:
             catch_up(self.state, Dataset.open(self.data), self.config.state)
         return report
 
-    def train(self, progress: Progress = silent) -> Trained:
-        """Builds every part, evaluates the whole funnel, publishes a bundle."""
-        return train(self.config, self.data, self.bundles, progress, self.oracle)
+    def train(self, progress: Progress = silent, choice: Choice | None = None) -> Trained:
+        """Builds every part, or those chosen, evaluates the whole funnel, publishes a bundle."""
+        return train(self.config, self.data, self.bundles, progress, self.oracle, choice)
 
     def evaluate(self, progress: Progress = silent) -> Report:
         """The report of the published bundle, under the configuration as it is now, on the held-out days."""
