@@ -34,13 +34,20 @@ class StepConfig(Config, frozen=True, tag_field="kind"):
 
 def read(path: Path, kind: type[T]) -> T:
     """The configuration in a TOML file. Raises ConfigError with the path of the offending key."""
+    return convert(read_toml(path), kind, where=str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The plain tree in a TOML file. Raises ConfigError naming the file."""
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; `tamis init DIR` writes a commented one") from None
+        hint = "; `tamis init DIR` writes a commented one" if path.name == "tamis.toml" else ""
+        raise ConfigError(f"{path}: no such file{hint}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    return convert(tree, kind, where=str(path))
 
 
 def convert(tree: Mapping[str, Any], kind: type[T], where: str = "config") -> T:
