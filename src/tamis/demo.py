@@ -52,7 +52,7 @@ def serve_and_show(project: Project, user: str, port: int, once: bool, out: Cons
     server = subprocess.Popen([sys.executable, "-m", "tamis", "serve", str(project.folder), "--rest", str(port)])
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait_ready(server, url)
+        wait_ready(server, url)
         body = {"user_id": user, "size": 10, "explain": True}
         raw = httpx.post(f"{url}/v1/recommend", json=body, timeout=30).raise_for_status().content
         reply = msgspec.json.decode(raw, type=RecommendReply)
@@ -86,7 +86,8 @@ def benchmarks(name: str) -> list[Path]:
     return chosen
 
 
-def _wait_ready(server: "subprocess.Popen[bytes]", url: str) -> None:
+def wait_ready(server: "subprocess.Popen[bytes]", url: str) -> None:
+    """Returns when the server at `url` is ready. Raises StateError when it stops before, or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
