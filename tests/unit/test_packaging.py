@@ -1,5 +1,6 @@
 """What is shipped and what sets it up."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -74,3 +75,10 @@ def test_make_says_which_python_it_needs(tmp_path: Path, python: str) -> None:
     assert done.returncode != 0
     assert "tamis needs Python 3.11 or newer" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_gives_figures_that_the_command_collects(script: Path) -> None:
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    calls = [node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    assert "result" in calls
