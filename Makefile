@@ -6,6 +6,8 @@ DEMO_FLAGS ?=
 .PHONY: demo test check bench docs slow clean
 
 $(BIN)/.installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "tamis needs Python 3.11 or newer, '$(PYTHON)' is not; choose another: make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[train,dev]'

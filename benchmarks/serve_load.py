@@ -6,16 +6,15 @@ Needs a built demo (`make demo DEMO_FLAGS=--once`).  Usage: python benchmarks/se
 import argparse
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import httpx
 import psutil
 from rich.console import Console
 
 from _results import result
 from tamis import views
 from tamis.data.dataset import Dataset
+from tamis.demo import wait_ready
 from tamis.serving.load import LoadPlan, run_load
 
 PORT = 8099
@@ -33,7 +32,7 @@ def main() -> None:
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{PORT}"
     try:
-        wait_ready(url)
+        wait_ready(server, url)
         run_load(LoadPlan(url=url, rate=30, seconds=5, users=users))  # warm caches, not counted
         report = run_load(LoadPlan(url=url, rate=arguments.rate, seconds=arguments.seconds, users=users))
         Console().print(views.load(report))
@@ -45,17 +44,6 @@ def main() -> None:
     finally:
         server.terminate()
         server.wait(30)
-
-
-def wait_ready(url: str) -> None:
-    for _ in range(300):
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise SystemExit("the server did not become ready")
 
 
 if __name__ == "__main__":

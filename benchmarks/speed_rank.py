@@ -354,6 +354,7 @@ def steps_by_turns(rounds: int, *sides: tuple[Callable[[Any], int], list[Any]]) 
 
 def row(name: str, peer: float, ours: float) -> None:
     print(f"{name:<28}{peer:>14,.0f}{ours:>14,.0f}{ours / peer:>9.1f} x", flush=True)
+    result(name, ours, peer, "rows/s", "≥ 4" if name.startswith("MMoE") else "≥ 6")
 
 
 def head() -> None:
@@ -439,6 +440,7 @@ def score(rounds: int) -> None:
     wall, busy = (median(side) for side in zip(*rates, strict=True))
     print("exported net, DIN over 100, MMoE, 4 heads, 500 candidates, 1 thread, scores per second:")
     print(f"{wall:,.0f} of the wall clock, {busy:,.0f} of processor time")
+    result("DIN scores of one thread", wall, None, "1/s", "≥ 40,000")
 
 
 def main() -> None:

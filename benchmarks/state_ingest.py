@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from _results import result
 from tamis.state.fold import row_from_history
 from tamis.state.lmdb_ import Lmdb
 from tamis.state.memory import Memory
@@ -29,7 +30,7 @@ from tamis.state.settings import StateConfig
 from tamis.types import ACTION_CODE, TIMELINE
 
 ACTIONS = ["impression"] * 8 + ["click", "like"]
-Row = tuple[str, str]
+Row = tuple[str, float, str]
 
 
 def full_row(config: StateConfig) -> UserRow:
@@ -104,40 +105,40 @@ def flushes_per_second(folder: Path, seconds: float) -> float:
 
 
 def rows(folder: Path, seconds: float, users: int) -> Iterator[Row]:
-    """The table, line by line."""
-    yield "disk: one page appended and flushed", f"{flushes_per_second(folder, min(seconds, 2)):,.0f} /s"
+    """(what, figure, unit), line by line."""
+    yield "disk: one page appended and flushed", flushes_per_second(folder, min(seconds, 2)), "1/s"
     config = StateConfig()
     store, full = Lmdb(folder / "state", config), full_row(config)
     start = time.perf_counter()
     store.seed((f"user-{number:07d}", full) for number in range(users))
-    yield f"seed {users:,} full rows", f"{users / (time.perf_counter() - start):,.0f} rows/s"
+    yield f"seed {users:,} full rows", users / (time.perf_counter() - start), "rows/s"
     for size in (1, 100):
         for threads in (1, 8):
             rate = events_per_second(store, users, size, threads, seconds)
-            yield f"apply, batch {size}, {threads} threads, full rows", f"{rate:,.0f} events/s"
+            yield f"apply, batch {size}, {threads} threads, full rows", rate, "events/s"
     rate = events_per_second(store, users, 1000, 8, seconds)
-    yield "apply, batch 1000, 8 threads, full rows", f"{rate:,.0f} events/s"
+    yield "apply, batch 1000, 8 threads, full rows", rate, "events/s"
     store.close()
     store = Lmdb(folder / "fresh", config)
     rate = events_per_second(store, users, 100, 8, seconds)
-    yield "apply, batch 100, 8 threads, new users", f"{rate:,.0f} events/s"
+    yield "apply, batch 100, 8 threads, new users", rate, "events/s"
     store.close()
     memory = Memory(config)
     memory.seed((f"user-{number:07d}", full) for number in range(users))
     rate = events_per_second(memory, users, 100, 1, min(seconds, 2))
-    yield "memory backend, batch 100, 1 thread, full rows", f"{rate:,.0f} events/s"
+    yield "memory backend, batch 100, 1 thread, full rows", rate, "events/s"
     store = Lmdb(folder / "state", config)
     numbers = iter(np.random.default_rng(0).integers(0, users, 10**6).tolist())
     middle, late = microseconds(lambda: store.user(f"user-{next(numbers):07d}"))
-    yield "user(), 200 entries, 4 generations", f"p50 {middle:.1f} µs, p99 {late:.1f} µs"
+    yield "user(), 200 entries, 4 generations, p50", middle, "µs"
+    yield "user(), 200 entries, 4 generations, p99", late, "µs"
     middle, late = microseconds(store.item_version)
-    yield "item_version()", f"p50 {middle:.1f} µs, p99 {late:.1f} µs"
+    yield "item_version(), p50", middle, "µs"
+    yield "item_version(), p99", late, "µs"
     stored = len(store.log(limit=10**8))
-    yield "bytes per full user, packed", f"{len(pack_row(full, config.timeline_limit, config.seen_generations)):,}"
-    yield (
-        f"file with {users:,} users and {stored:,} events",
-        f"{os.path.getsize(folder / 'state' / 'data.mdb'):,} bytes",
-    )
+    yield "full user, packed", len(pack_row(full, config.timeline_limit, config.seen_generations)), "bytes"
+    file_bytes = os.path.getsize(folder / "state" / "data.mdb")
+    yield f"file with {users:,} users and {stored:,} events", file_bytes / 2**20, "MiB"
     store.close()
 
 
@@ -150,8 +151,9 @@ def main() -> None:
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="state-", dir=given.folder))
     try:
-        for what, value in rows(folder, given.seconds, given.users):
-            print(f"{what:<56}{value:>28}", flush=True)
+        for what, value, unit in rows(folder, given.seconds, given.users):
+            print(f"{what:<56}{value:>16,.1f} {unit}", flush=True)
+            result(f"state: {what}", value, None, unit)
     finally:
         shutil.rmtree(folder)
 

@@ -2,6 +2,7 @@
 
     bundles/
       CURRENT                    a symbolic link to the bundle that is served
+      PUBLISHED                  the names of all bundles that were ever served, one per line, the latest last
       20260131-040000-3fa91c/    one bundle: the set of artifacts of one training run
         bundle.json              the manifest: format, config digest, seed, code version, SHA-256 of every file
         features/…  recall.itemcf/…  rank.heads/…      one folder per artifact
@@ -30,10 +31,15 @@ from tamis.errors import ArtifactError
 FORMAT: Final = 1
 MANIFEST: Final = "bundle.json"
 CURRENT: Final = "CURRENT"
+PUBLISHED: Final = "PUBLISHED"
 
 
 class Manifest(Config, frozen=True):
-    """What is inside a bundle and how it came to be. files: relative path → (size in bytes, SHA-256)."""
+    """What is inside a bundle and how it came to be. files: relative path → (size in bytes, SHA-256).
+
+    trained_to: nothing at or after this moment was learnt from.   kept: artifact → the earlier bundle that it was made
+    for, of those that this training took over.
+    """
 
     format: int
     name: str
@@ -44,6 +50,7 @@ class Manifest(Config, frozen=True):
     trained_to: float
     files: dict[str, tuple[int, str]]
     metrics: dict[str, float] = {}
+    kept: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,8 @@ class BundleWriter:
 def publish(bundle: Bundle) -> None:
     """Makes `bundle` the CURRENT one of its folder, by one atomic rename."""
     root = bundle.path.parent
+    names = [name for name in published(root) if name != bundle.name]
+    replace_durably(root / PUBLISHED, "".join(f"{name}\n" for name in (*names, bundle.name)).encode())
     pending = root / f".{CURRENT}-{secrets.token_hex(3)}"
     pending.symlink_to(bundle.path.name)
     os.replace(pending, root / CURRENT)
@@ -108,6 +117,15 @@ def current_name(root: Path) -> str:
         return os.readlink(root / CURRENT)
     except OSError:
         return ""
+
+
+def published(root: Path) -> list[str]:
+    """The names of the bundles that were published and are still there, the latest last."""
+    try:
+        names = (root / PUBLISHED).read_text(encoding="utf-8").split()
+    except OSError:
+        names = [name for name in (current_name(root),) if name]
+    return [name for name in names if (root / name / MANIFEST).is_file()]
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -141,11 +159,17 @@ def open_bundle(path: Path) -> Bundle:
 
 
 def prune(root: Path, keep: int) -> list[str]:
-    """Deletes all but the `keep` newest finished bundles; never CURRENT, nor an unfinished one under a day old."""
-    finished = sorted((p for p in root.iterdir() if (p / MANIFEST).is_file() and not p.is_symlink()), reverse=True)
-    broken = [p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and not (p / MANIFEST).is_file()]
-    old = [p for p in finished[keep:] if p.name != current_name(root)]
-    old += [p for p in broken if time.time() - p.stat().st_mtime > 86_400]
+    """Deletes all but the `keep` bundles that were published last; returns the names of what it deleted.
+
+    Never CURRENT, the newest bundle that was not published (somebody may want to know why), nor an unfinished one under
+    a day old. A server goes on with a deleted bundle that it has open.
+    """
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink())
+    served = published(root)
+    held_back = [p.name for p in folders if (p / MANIFEST).is_file() and p.name not in served]
+    kept = {*served[-keep:], *held_back[-1:], current_name(root)}
+    old = [p for p in folders if (p / MANIFEST).is_file() and p.name not in kept]
+    old += [p for p in folders if not (p / MANIFEST).is_file() and time.time() - p.stat().st_mtime > 86_400]
     for path in old:
         shutil.rmtree(path, ignore_errors=True)
         (root / f"{path.name}.report.json").unlink(missing_ok=True)

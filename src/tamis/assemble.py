@@ -4,28 +4,30 @@
 line in `AnyStep`, one line in `PARTS`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
-import polars as pl
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from tamis.artifact import Bundle, load_array, save_arrays
-from tamis.config import Config, StepConfig
+from tamis.checks import impossible_numbers, unknown_actions
+from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, Name, NotNegative, Share, StepConfig
 from tamis.data.dataset import Dataset
 from tamis.data.ids import Ids
+from tamis.data.rows import Rows
 from tamis.data.samples import SampleConfig
 from tamis.data.split import SplitConfig
 from tamis.errors import ArtifactError, ConfigError, NotFound
 from tamis.features.encode import Encoder
 from tamis.features.inputs import Inputs
-from tamis.features.online import item_rows, query_features
-from tamis.features.spec import FeaturesConfig
+from tamis.features.online import check_values, item_rows, query_features
+from tamis.features.spec import FeaturesConfig, Side
 from tamis.filters.blocked import Blocked, BlockedConfig
 from tamis.filters.excluded import Excluded, ExcludedConfig
 from tamis.filters.seen import Seen, SeenConfig
@@ -43,6 +45,7 @@ from tamis.state.protocol import ItemRow
 from tamis.state.settings import StateConfig
 from tamis.types import ACTIONS, Catalog, Features
 
+Some = Annotated[tuple[str, ...], Meta(min_length=1)]
 AnyStep = (
     PopularConfig
     | NewestConfig
@@ -77,11 +80,11 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
 class StageConfig(Config, frozen=True):
     """One stage; see funnel.Stage."""
 
-    limit: int = 0  # most rows that leave; 0 = the size that the request asks for
-    budget_ms: float = 0.0  # sources not done by then are dropped; 0 = none
+    limit: AtLeastZero = 0  # most rows that leave; 0 = the size that the request asks for
+    budget_ms: NotNegative = 0.0  # sources not done by then are dropped; 0 = none
     optional: bool = False  # on an outage rows pass through unchanged
     parallel: bool = False  # run neighbouring sources in threads; pays only for remote ones
-    steps: dict[str, AnyStep] = {}  # name → step; the name is used in traces, reports and patches
+    steps: dict[Name, AnyStep] = {}  # name → step; the name is used in traces, reports and patches
 
 
 class FunnelConfig(Config, frozen=True):
@@ -96,34 +99,34 @@ class FunnelConfig(Config, frozen=True):
 class TrainConfig(Config, frozen=True):
     """How training runs."""
 
-    seed: int = 7  # of everything that is drawn
-    interest_actions: tuple[str, ...] = ("click", "like", "collect", "share")  # one point of interest each
-    gate: float = 0.2  # the page NDCG@10 may be this share below the served bundle's and still be published
-    keep_bundles: int = 5  # older ones are deleted
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 7  # of everything that is drawn
+    interest_actions: Some = ("click", "like", "collect", "share")  # one point of interest each
+    gate: Share = 0.2  # the page NDCG@10 may be this share below the served bundle's and still be published
+    keep_bundles: Annotated[int, Meta(ge=2)] = 5  # published ones; older ones are deleted
 
 
 class EvaluateConfig(Config, frozen=True):
     """How much of the held-out days is used."""
 
-    positive: tuple[str, ...] = ("click",)  # actions that make an item relevant
-    most_users: int = 1000  # users whose pages are judged, drawn by the seed
-    most_requests: int = 20_000  # logged requests on which the heads are judged
-    new_days: float = 1.0  # an item is new for this long
+    positive: Some = ("click",)  # actions that make an item relevant
+    most_users: AtLeastOne = 1000  # users whose pages are judged, drawn by the seed
+    most_requests: AtLeastOne = 20_000  # logged requests on which the heads are judged
+    new_days: NotNegative = 1.0  # an item is new for this long
 
 
 class ServingConfig(Config, frozen=True):
     """The server and its limits."""
 
-    host: str = "127.0.0.1"  # address to listen on
-    rest_port: int = 8080  # port of the REST server
-    workers: int = 1  # processes
-    threads: int = 1  # engine calls at once per worker
-    queue: int = 64  # calls that may wait for one; more are refused with 429
-    deadline_ms: float = 500.0  # a call that has not begun by then is answered with 504
-    most_items: int = 200  # largest page
-    most_events: int = 1000  # events of one call
-    most_body_bytes: int = 1 << 20  # larger bodies are refused with 413
-    reload_seconds: float = 1.0  # how often a newer bundle is looked for
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"  # address to listen on
+    rest_port: Annotated[int, Meta(ge=1, le=65535)] = 8080  # port of the REST server
+    workers: AtLeastOne = 1  # processes
+    threads: AtLeastOne = 1  # engine calls at once per worker
+    queue: AtLeastZero = 64  # calls that may wait for one; more are refused with 429
+    deadline_ms: AboveZero = 500.0  # a call that has not begun by then is answered with 504
+    most_items: AtLeastOne = 200  # largest page
+    most_events: AtLeastOne = 1000  # events of one call
+    most_body_bytes: AtLeastOne = 1 << 20  # larger bodies are refused with 413
+    reload_seconds: AboveZero = 1.0  # how often a newer bundle is looked for
 
 
 class ProjectConfig(Config, frozen=True):
@@ -142,6 +145,19 @@ class ProjectConfig(Config, frozen=True):
         forgotten = sorted(set(self.features.history.actions) - set(self.state.timeline_actions))
         if forgotten:
             raise ValueError(f"state.timeline_actions lacks {forgotten}, which features.history.actions wants")
+        for problem in (*unknown_actions(self), *impossible_numbers(self), *_sources_twice(self.funnel)):
+            raise ValueError(problem)
+
+
+def _sources_twice(config: FunnelConfig) -> Iterator[str]:
+    """Channels are known by their names alone, in whatever stage they are."""
+    seen: set[str] = set()
+    for stage_name, stage in stages_of(config).items():
+        for name, step in stage.steps.items():
+            if hasattr(part_of(step), "recall"):
+                if name in seen:
+                    yield f"funnel.{stage_name}.steps.{name}: another source has that name"
+                seen.add(name)
 
 
 def stages_of(config: FunnelConfig) -> dict[str, StageConfig]:
@@ -166,7 +182,7 @@ class Model:
     user_ids: Ids
     item_ids: Ids
     trained_to: float
-    items: pl.LazyFrame  # the items as they were imported; row = number
+    items: Rows  # the items as they were imported; row = number
 
     @cached_property
     def kinds(self) -> Mapping[str, str]:
@@ -178,6 +194,10 @@ class Model:
     def history_actions(self) -> NDArray[np.bool_]:
         """[len(ACTIONS)] True for the actions that make up a history."""
         return np.isin(ACTIONS, self.encoder.learnt.config.history.actions)
+
+    def check(self, side: Side, values: Mapping[str, Any]) -> None:
+        """Refuses values of a caller that no feature can be made of; see features.online."""
+        check_values(self.encoder, side, values)
 
     def query_features(
         self, user: int, profile: Mapping[str, Any], counts: NDArray[Any], moment: tuple[float, str, Mapping[str, Any]]
@@ -191,23 +211,35 @@ class Model:
 
     def describe(self, item: int) -> ItemRow:
         """What the bundle knows of one of its own items."""
-        imported = self.items.slice(item, 1).collect().row(0, named=True)
-        row = {name: value for name, value in imported.items() if value is not None}
+        row = self.items[item]
         known = {name: row.pop(name) for name in ItemRow.__struct_fields__ if name in row}
         return msgspec.convert({**known, "extra": row}, ItemRow)
 
-    def similar(self, item: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(ids, scores) of the items most like `item`, best first, from the first source that can tell.
+    def similar(self, item: int, size: int, catalog: Catalog) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(ids, scores) of the open items most like `item`, best first, from the first source that knows one.
 
-        Raises NotFound when no channel of this bundle knows neighbours.
+        catalog: the snapshot that the numbers belong to.   Raises NotFound when no channel knows an open neighbour.
         """
         for stage in self.funnel.stages:
             for step in stage.steps.values():
                 if isinstance(step, ItemCF | TwoTower):
-                    ids, scores = step.similar(item, size)
+                    ids, scores = _open_neighbours(step, item, size, catalog)
                     if len(ids):
                         return ids, scores
         raise NotFound("no channel of this bundle knows items like this one", "item_id")
+
+
+def _open_neighbours(
+    step: ItemCF | TwoTower, item: int, size: int, catalog: Catalog
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """At most `size` open neighbours; asks for more, twice as many each time, where closed ones take their places."""
+    asked = size
+    while True:
+        ids, scores = step.similar(item, asked, catalog)
+        there = ~catalog.closed[ids]
+        if there.sum() >= size or len(ids) < asked:
+            return ids[there][:size], scores[there][:size]
+        asked *= 2
 
 
 def save_model(folder_of: Callable[[str], Path], config: ProjectConfig, dataset: Dataset, inputs: Inputs) -> None:
@@ -217,7 +249,7 @@ def save_model(folder_of: Callable[[str], Path], config: ProjectConfig, dataset:
     folder, catalog = folder_of("catalog"), inputs.catalog
     save_arrays(folder, keys=catalog.keys[0], newest=catalog.newest)
     save_arrays(folder, **{f"column.{name}": pair[0] for name, pair in catalog.columns.items()})
-    dataset.items.write_ipc(folder / "items.arrow", compression="uncompressed")
+    Rows.of(dataset.items).save(folder, "rows")
     folder = folder_of("ids")
     dataset.user_ids.save(folder, "users")
     dataset.item_ids.save(folder, "items")
@@ -243,7 +275,7 @@ def load_model(bundle: Bundle, config: ProjectConfig | None = None) -> Model:
         user_ids=Ids.load(bundle.folder("ids"), "users"),
         item_ids=Ids.load(bundle.folder("ids"), "items"),
         trained_to=bundle.manifest.trained_to,
-        items=pl.scan_ipc(bundle.folder("catalog") / "items.arrow"),
+        items=Rows.load(bundle.folder("catalog"), "rows"),
     )
 
 

@@ -1,29 +1,35 @@
 """The command line. Every command is thin: it calls one function and prints what it gives."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+import tomllib
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import httpx
 import msgspec
 import structlog
 import typer
+from polars.exceptions import PolarsError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tamis import __version__, demo, types, views
 from tamis.artifact import open_bundle
+from tamis.config import read_toml
 from tamis.data.sources import SOURCES, read_source
-from tamis.data.write import import_tables
-from tamis.errors import TamisError
+from tamis.errors import ConfigError, TamisError
 from tamis.project import TEMPLATES, create, open_project
 from tamis.serving.load import LoadPlan, run_load
 from tamis.serving.rest import serve as serve_rest
+from tamis.train import Choice
 
 app: Final = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -54,15 +60,21 @@ def bars(quiet: bool = False) -> Iterator[types.Progress]:
         yield report
 
 
+def print_version(asked: bool) -> None:
+    """Prints the version and stops, before a command is looked for."""
+    if asked:
+        out.print(f"tamis {__version__}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
     """The whole recommender funnel: from interaction logs to a served, explained feed."""
-    if version:
-        out.print(f"tamis {__version__}", highlight=False)
-        raise typer.Exit
     if debug:
         os.environ["TAMIS_DEBUG"] = "1"
 
@@ -78,35 +90,46 @@ def init_(folder: Folder, template: Annotated[str, typer.Option("--from", help="
 
 
 @app.command("import")
-def import_(
+def import_(  # noqa: PLR0913 - the options of a command are its parameters
     source: Annotated[str, typer.Argument(help="One of: " + ", ".join(sorted(SOURCES)))],
     path: Annotated[Path, typer.Argument(help="The file or folder of the data set, or the mapping TOML of `table`.")],
     into: Annotated[Path, typer.Option("--into", help="The project's folder.")],
-    most_rejected: Annotated[float, typer.Option(help="Fail above this share of rejected rows.")] = 0.01,
+    mapping: Annotated[Path | None, typer.Option(help="TOML that says which column is what (source `table`).")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the source; may be repeated.")] = None,
+    most_rejected: Annotated[float, typer.Option(min=0, max=1, help="Fail above this share of bad rows.")] = 0.01,
     as_json: AsJson = False,
 ) -> None:
     """Read a known data set, or any CSV or Parquet by a mapping, into the four tables.
 
-    Example: tamis import movielens ml-1m --into my-feed
+    Example: tamis import movielens ml-1m --into my-feed --option positive_rating=3.5
     """
-    open_project(into)  # a wrong folder should fail before the work, not after it
+    options = {**(read_toml(mapping) if mapping else {}), **dict(map(setting, option or ()))}
+    project = open_project(into)  # a wrong folder should fail before the work, not after it
     with bars(as_json) as progress:
         progress(f"read {source}", 0, 1)
-        tables = read_source(source, path)
+        tables = read_source(source, path, options)
         progress(f"read {source}", 1, 1)
-        report = import_tables(tables, into / "data", most_rejected, progress)
+        report = project.bring(tables, most_rejected, progress)
     show(report, as_json, views.imported)
 
 
 @app.command()
-def train(folder: Folder, as_json: AsJson = False) -> None:
+def train(
+    folder: Folder,
+    since: Annotated[datetime | None, typer.Option(help="Learn from what happened from then on (UTC).")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Train this step and keep the others; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Build every part, evaluate the whole funnel on the held-out days, publish a bundle.
 
-    Example: tamis train my-feed
+    Example: tamis train my-feed --only itemcf
     """
     project = open_project(folder)
+    moment = since.replace(tzinfo=UTC).timestamp() if since else -math.inf
     with bars(as_json) as progress:
-        trained = project.train(progress)
+        trained = project.train(progress, Choice(moment, tuple(only or ())))
     show(trained.report, as_json, views.report)
     if not as_json:
         out.print(views.trained(trained))
@@ -150,7 +173,7 @@ def recommend(
 @app.command()
 def serve(
     folder: Folder,
-    rest: Annotated[int | None, typer.Option(help="Port of the REST server.")] = None,
+    rest: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the REST server.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
 ) -> None:
     """Serve the published bundle over REST; a newer bundle is taken up without a restart.
@@ -205,7 +228,7 @@ def bench(
 def demo_(
     folder: Annotated[Path, typer.Argument(help="Where the demo project is built.")] = Path("demo-feed"),
     once: Annotated[bool, typer.Option("--once", help="Stop after the first page.")] = False,
-    rest: Annotated[int, typer.Option(help="Port of the REST server.")] = 8080,
+    rest: Annotated[int, typer.Option(min=1, max=65535, help="Port of the REST server.")] = 8080,
 ) -> None:
     """All of it on the embedded world: build, report, first page, serve.
 
@@ -221,6 +244,17 @@ def demo_(
     demo.serve_and_show(project, user, rest, once, out)
 
 
+def setting(text: str) -> tuple[str, Any]:
+    """NAME=VALUE as a name and a TOML value; what is no TOML value is text. Raises ConfigError without a name."""
+    name, equals, value = text.partition("=")
+    if not (name.strip() and equals):
+        raise ConfigError(f"--option {text}: wanted NAME=VALUE")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value
+
+
 def show(result: Any, as_json: bool, view: Callable[[Any], Any]) -> None:
     """Prints a result for machines or for people."""
     if as_json:
@@ -229,15 +263,25 @@ def show(result: Any, as_json: bool, view: Callable[[Any], Any]) -> None:
         out.print(view(result))
 
 
+def one_line(error: Exception) -> str:
+    """An error as a person reads it; those of the system and of libraries say what they are."""
+    if isinstance(error, TamisError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    first = (str(error).strip() or "no reason given").splitlines()[0]
+    return f"{type(error).__name__}: {first}"
+
+
 def main() -> None:
     """The entry point: one line per error, exit 1 for a failure, 2 for wrong usage."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:
         app()
-    except TamisError as error:
+    except (TamisError, OSError, PolarsError, httpx.HTTPError) as error:
         if os.environ.get("TAMIS_DEBUG"):
             traceback.print_exc()
-        err.print(f"tamis: {error}", highlight=False, markup=False, soft_wrap=True)
+        err.print(f"tamis: {one_line(error)}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("tamis: stopped")

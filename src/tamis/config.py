@@ -1,16 +1,24 @@
 """Configuration: TOML read into one frozen tree of structs, patched by value, never by mutation."""
 
 import hashlib
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from tamis.errors import ConfigError
 
 T = TypeVar("T", bound="Config")
+AtLeastZero = Annotated[int, Meta(ge=0)]
+AtLeastOne = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[float, Meta(ge=0)]
+AboveZero = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$")]  # of what becomes a folder, a column or part of a path
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -20,25 +28,32 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class StepConfig(Config, frozen=True, tag_field="kind"):
     """Base of every step's section. Subclasses give `tag="…"`, the value of `kind` in the TOML file.
 
-    limit: most rows the step may give back; 0 = no limit of its own (the stage's limit still cuts).
+    One that gives rows (a source, a selector) has a key `limit`: most rows it gives back; 0 = no limit of its own.
     """
-
-    limit: int = 0
 
 
 def read(path: Path, kind: type[T]) -> T:
     """The configuration in a TOML file. Raises ConfigError with the path of the offending key."""
+    return convert(read_toml(path), kind, where=str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The plain tree in a TOML file. Raises ConfigError naming the file."""
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; `tamis init DIR` writes a commented one") from None
+        hint = "; `tamis init DIR` writes a commented one" if path.name == "tamis.toml" else ""
+        raise ConfigError(f"{path}: no such file{hint}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    return convert(tree, kind, where=str(path))
 
 
 def convert(tree: Mapping[str, Any], kind: type[T], where: str = "config") -> T:
     """A plain tree as a frozen config. Raises ConfigError naming `where` and the key."""
+    for path in _not_finite(tree, "$"):
+        raise ConfigError(f"{where}: not a finite number - at `{path}`")
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
@@ -74,3 +89,15 @@ def digest(config: msgspec.Struct) -> str:
     """Twelve hexadecimal digits that change when, and only when, a value of the tree changes."""
     canonical = msgspec.json.encode(config, order="deterministic")
     return hashlib.blake2b(canonical, digest_size=6).hexdigest()
+
+
+def _not_finite(node: Any, path: str) -> Iterator[str]:
+    """The paths of all numbers that are NaN or infinite: TOML has both, and no setting means anything by them."""
+    if isinstance(node, Mapping):
+        for name, below in node.items():
+            yield from _not_finite(below, f"{path}.{name}")
+    elif isinstance(node, list | tuple):
+        for place, below in enumerate(node):
+            yield from _not_finite(below, f"{path}[{place}]")
+    elif isinstance(node, float) and not math.isfinite(node):
+        yield path

@@ -11,10 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from tamis import views
-from tamis.artifact import current_name
+from tamis.artifact import current_name, replace_durably
 from tamis.config import read
-from tamis.data.dataset import DAY_SECONDS, Dataset
-from tamis.data.write import import_tables
+from tamis.data.dataset import DAY_SECONDS, Dataset, read_manifest
 from tamis.errors import ConfigError, StateError
 from tamis.project import Answer, Project, create, open_project
 from tamis.serving.wire import RecommendReply
@@ -35,12 +34,10 @@ def build(folder: Path, progress: Progress) -> Trained | None:
     if not world_file.exists():
         midnight = time.time() // DAY_SECONDS * DAY_SECONDS
         start = midnight - WorldConfig().days * DAY_SECONDS
-        world_file.write_text(f"# The simulated world of this project.\nstart_time = {start}\n", encoding="utf-8")
+        replace_durably(world_file, f"# The simulated world of this project.\nstart_time = {start}\n".encode())
     project = open_project(folder)
-    if not (folder / "data").exists():
-        import_tables(
-            World.generate(read(world_file, WorldConfig), progress).tables(), folder / "data", progress=progress
-        )
+    if not (project.data.is_dir() and read_manifest(project.data).imports):  # a folder alone is an interrupted import
+        project.bring(World.generate(read(world_file, WorldConfig), progress).tables(), progress=progress)
     return project.train(progress)
 
 
@@ -55,7 +52,7 @@ def serve_and_show(project: Project, user: str, port: int, once: bool, out: Cons
     server = subprocess.Popen([sys.executable, "-m", "tamis", "serve", str(project.folder), "--rest", str(port)])
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait_ready(server, url)
+        wait_ready(server, url)
         body = {"user_id": user, "size": 10, "explain": True}
         raw = httpx.post(f"{url}/v1/recommend", json=body, timeout=30).raise_for_status().content
         reply = msgspec.json.decode(raw, type=RecommendReply)
@@ -89,7 +86,8 @@ def benchmarks(name: str) -> list[Path]:
     return chosen
 
 
-def _wait_ready(server: "subprocess.Popen[bytes]", url: str) -> None:
+def wait_ready(server: "subprocess.Popen[bytes]", url: str) -> None:
+    """Returns when the server at `url` is ready. Raises StateError when it stops before, or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:

@@ -156,7 +156,7 @@ class _Run:
     def _unite(self) -> None:
         """The rows of all sources since the last union become part of the table."""
         if self.found:
-            self.items = _union(self.items, self.found)
+            self.items = _union(self.items, self.found, len(self.query.catalog))
             self.found = []
 
 
@@ -167,11 +167,12 @@ def _kind(stage: str, name: str, step: Step) -> str:
     return kinds[0]
 
 
-def _union(items: Candidates, found: Sequence[tuple[int, str, Candidates]]) -> Candidates:
+def _union(items: Candidates, found: Sequence[tuple[int, str, Candidates]], known: int) -> Candidates:
     """The table with the rows of all sources, in the order they first came, and where each was found.
 
     Columns: channel [n] int16 the first source that found the row; found_by [n] int64 one bit per source; score [n]
     minus the best rank in any source, so that a cut at the recall limit is a snake merge of the sources.
+    known: items of the catalogue. Raises StepError for a source that returned an item twice or one outside of it.
     """
     sizes = [len(rows) for _, _, rows in found]
     ids = np.concatenate([items.ids, *(rows.ids for _, _, rows in found)]).astype(np.int64, copy=False)
@@ -184,6 +185,9 @@ def _union(items: Candidates, found: Sequence[tuple[int, str, Candidates]]) -> C
         score = np.concatenate([items.column("score"), score])
     order = np.argsort(ids, kind="stable")
     ids_sorted = ids[order]
+    if len(ids) and not 0 <= ids_sorted[0] <= ids_sorted[-1] < known:
+        name = next(name for _, name, rows in found if ((rows.ids < 0) | (rows.ids >= known)).any())
+        raise StepError(f"{name}: the source returned an item outside the catalogue of {known}")
     same = ids_sorted[1:] == ids_sorted[:-1]
     twice = same & (channel[order[1:]] == channel[order[:-1]]) & (order[:-1] >= len(items))
     if twice.any():

@@ -6,7 +6,6 @@ my-feed/
   state/        what the server remembers    world.toml   only in a simulated project
 """
 
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -18,20 +17,22 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tamis.artifact import open_bundle
+from tamis.artifact import open_bundle, replace_durably
 from tamis.assemble import Model, ProjectConfig, load_model
 from tamis.config import read
 from tamis.data.dataset import Dataset
 from tamis.data.split import by_time
+from tamis.data.tables import RawTables
+from tamis.data.write import ImportReport, import_tables
 from tamis.errors import ConfigError
 from tamis.evaluate.offline import Oracle, evaluate
 from tamis.evaluate.report import Report
 from tamis.serving.engine import Engine
-from tamis.serving.opening import open_state
+from tamis.serving.opening import catch_up, open_state
 from tamis.serving.wire import RecommendReply, RecommendRequest
 from tamis.simulate.world import World, WorldConfig
 from tamis.state.protocol import State
-from tamis.train import Trained, train
+from tamis.train import Choice, Trained, train
 from tamis.types import Progress, silent
 
 TEMPLATES: Final = ("demo", "movielens", "kuairand")
@@ -68,9 +69,19 @@ class Project:
         self.data: Final = folder / "data"
         self.bundles: Final = folder / "bundles"
 
-    def train(self, progress: Progress = silent) -> Trained:
-        """Builds every part, evaluates the whole funnel, publishes a bundle."""
-        return train(self.config, self.data, self.bundles, progress, self.oracle)
+    def bring(self, tables: RawTables, most_rejected: float = 0.01, progress: Progress = silent) -> ImportReport:
+        """Imports tables into the data set; a state that exists already learns of the new events at once.
+
+        Raises DataError when a larger share of the rows than `most_rejected` is bad, and then imports nothing.
+        """
+        report = import_tables(tables, self.data, most_rejected, progress)
+        if (self.folder / "state").is_dir():
+            catch_up(self.state, Dataset.open(self.data), self.config.state)
+        return report
+
+    def train(self, progress: Progress = silent, choice: Choice | None = None) -> Trained:
+        """Builds every part, or those chosen, evaluates the whole funnel, publishes a bundle."""
+        return train(self.config, self.data, self.bundles, progress, self.oracle, choice)
 
     def evaluate(self, progress: Progress = silent) -> Report:
         """The report of the published bundle, under the configuration as it is now, on the held-out days."""
@@ -89,7 +100,7 @@ class Project:
 
     @cached_property
     def state(self) -> State:
-        """The state store, seeded once with the history of the data set."""
+        """The state store, with all that was imported in it."""
         return open_state(self.folder, self.config.state)
 
     @cached_property
@@ -122,8 +133,7 @@ def create(folder: Path, template: str = "demo") -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, source in sources.items():
-        with resources.as_file(resources.files("tamis") / "configs" / source) as path:
-            shutil.copyfile(path, folder / name)
+        replace_durably(folder / name, (resources.files("tamis") / "configs" / source).read_bytes())
         written.append(folder / name)
     return written
 

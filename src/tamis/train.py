@@ -1,19 +1,29 @@
-"""One training run: prepare, fit every part in the order of the configuration, evaluate the whole funnel, publish."""
+"""One training run: prepare, fit every part in the order of the configuration, evaluate the whole funnel, publish.
 
+A run may fit some parts only and keep the others of the served bundle. What they share is kept with them: the encoder,
+so that codes mean the same to old nets and new ones. Catalogue, ids and statistics are made anew, since the numbers of
+users and items never change; items that a kept part has never seen are to it what items published later are.
+"""
+
+import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import structlog
 
 from tamis import __version__
 from tamis.artifact import Bundle, BundleWriter, current_name, open_bundle, prune, publish
-from tamis.assemble import ProjectConfig, artifact_name, load_model, part_of, save_model, stages_of
+from tamis.assemble import Model, ProjectConfig, artifact_name, load_model, part_of, save_model, stages_of
 from tamis.config import digest
 from tamis.data.dataset import Dataset
-from tamis.data.split import by_time
-from tamis.errors import ArtifactError, DataError
+from tamis.data.ids import Ids
+from tamis.data.samples import Samples
+from tamis.data.split import Split, by_time
+from tamis.errors import ArtifactError, ConfigError, DataError
 from tamis.evaluate.offline import evaluate
 from tamis.evaluate.report import Report
 from tamis.features.inputs import Inputs
@@ -33,34 +43,63 @@ class Trained:
     published: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What of the data and of the funnel is trained.
+
+    since: what happened before this moment (seconds since the epoch) teaches nothing: it is in no training row and no
+    interest, only in histories and statistics, where the server has it too.
+    only: names of steps ("itemcf" or "recall.itemcf"), () = all; the others are kept as they are served.
+    """
+
+    since: float = -np.inf
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The served bundle and those of its parts that a run takes over. parts: artifact name → bundle it was made for."""
+
+    bundle: Bundle
+    model: Model
+    parts: Mapping[str, str]
+
+
 def train(
     config: ProjectConfig,
     data: Path,
     bundles: Path,
     progress: Progress = silent,
     oracle: Any = None,
+    choice: Choice | None = None,
 ) -> Trained:
     """Builds every part from the data, evaluates the assembled funnel on the held-out days and publishes a bundle.
 
     data: a data set folder.   bundles: where bundles are published.   oracle: see evaluate.offline.
-    Raises DataError when there is nothing to learn from; whatever stops the run leaves no half-written bundle behind.
+    Raises DataError when there is nothing to learn from, ConfigError or ArtifactError when parts are to be kept that do
+    not fit; whatever stops the run leaves no half-written bundle behind.
     """
+    choice = choice or Choice()
     dataset = Dataset.open(data)
     split = by_time(dataset, config.split)
+    kept = _kept(config, bundles, dataset, split, choice.only) if choice.only else None
     seconds: dict[str, float] = {}
     clock = _Clock(seconds)
     inputs = prepare(
         dataset,
         Moment(split.valid_since, split.test_since),
         (config.features, config.samples, config.train.interest_actions),
-        progress=progress,
+        kept.model.encoder if kept else None,
+        progress,
     )
+    inputs = _since(inputs, choice.since) if choice.since > -np.inf else inputs
     if not len(inputs.events):
-        raise DataError(f"{data}: no events before the held-out days begin; import more, or lower split.test_days")
+        wanted = "choose an earlier --since" if choice.since > -np.inf else "import more, or lower split.test_days"
+        raise DataError(f"{data}: no events to learn from before the held-out days begin; {wanted}")
     clock.lap("features")
     writer = BundleWriter(bundles)
     try:
-        fit_parts(config, inputs, writer, clock)
+        fit_parts(config, inputs, writer, clock, kept)
         save_model(writer.folder, config, dataset, inputs)
         bundle = writer.finish(
             {
@@ -68,6 +107,7 @@ def train(
                 "config_digest": digest(config),
                 "seed": config.train.seed,
                 "trained_to": inputs.until,
+                "kept": dict(kept.parts) if kept else {},
             }
         )
         report = evaluate(load_model(bundle), dataset, split, progress=progress, oracle=oracle)
@@ -79,20 +119,98 @@ def train(
     published = _gate(config, bundles, report)
     if published:
         publish(bundle)
-        prune(bundles, config.train.keep_bundles)
+    prune(bundles, config.train.keep_bundles)
     return Trained(bundle, report, seconds, published)
 
 
-def fit_parts(config: ProjectConfig, inputs: Inputs, writer: BundleWriter, clock: "_Clock") -> None:
-    """Fits and saves each part, in the order of the funnel."""
+def fit_parts(
+    config: ProjectConfig, inputs: Inputs, writer: BundleWriter, clock: "_Clock", kept: Kept | None = None
+) -> None:
+    """Fits and saves each part, in the order of the funnel; those that are kept are copied."""
     for stage, stage_config in stages_of(config.funnel).items():
         for name, step in stage_config.steps.items():
+            artifact = artifact_name(stage, name)
+            if kept and artifact in kept.parts:
+                shutil.copytree(kept.bundle.folder(artifact), writer.folder(artifact), dirs_exist_ok=True)
+                continue
             inputs.progress(f"{stage}.{name}", 0, 1)
             part = part_of(step).fit(step, inputs, config.train.seed)
-            part.save(writer.folder(artifact_name(stage, name)))
+            part.save(writer.folder(artifact))
             clock.lap(f"{stage}.{name}")
             log.info("part fitted", part=f"{stage}.{name}", seconds=round(clock.seconds[f"{stage}.{name}"], 2))
             inputs.progress(f"{stage}.{name}", 1, 1)
+
+
+def _kept(config: ProjectConfig, bundles: Path, dataset: Dataset, split: Split, only: tuple[str, ...]) -> Kept:
+    """The served bundle with all its parts but those named. Raises ConfigError, ArtifactError when they do not fit."""
+    steps = {
+        artifact_name(stage, name): (name, step)
+        for stage, stage_config in stages_of(config.funnel).items()
+        for name, step in stage_config.steps.items()
+    }
+    known = {*steps, *(name for name, _ in steps.values())}
+    if unknown := [name for name in only if name not in known]:
+        raise ConfigError(f"--only {', '.join(unknown)}: no such step; there are {', '.join(steps)}")
+    bundle = open_bundle(bundles)
+    model = load_model(bundle)
+    _check_fits(config, bundle, model, dataset, split)
+    trained = {
+        artifact_name(stage, name): step
+        for stage, stage_config in stages_of(model.config.funnel).items()
+        for name, step in stage_config.steps.items()
+    }
+    kept = {}
+    for artifact, (name, step) in steps.items():
+        if artifact in only or name in only:
+            continue
+        learns = bundle.folder(artifact).is_dir() and any(bundle.folder(artifact).iterdir())
+        if artifact not in trained or (learns and trained[artifact] != step):
+            changed = "has other settings now" if artifact in trained else "is new"
+            raise ConfigError(f"funnel.{artifact} {changed} and cannot be kept; name it with --only too, or train all")
+        kept[artifact] = bundle.manifest.kept.get(artifact, bundle.name)
+    return Kept(bundle, model, kept)
+
+
+def _check_fits(config: ProjectConfig, bundle: Bundle, model: Model, dataset: Dataset, split: Split) -> None:
+    """Raises when parts of the bundle could not work, or not be judged fairly, beside new ones."""
+    if model.config.features != config.features:
+        raise ConfigError(f"[features] differ from those of {bundle.name}, whose parts cannot be kept then; train all")
+    if bundle.manifest.trained_to > split.test_since:
+        raise ConfigError(
+            f"{bundle.name} learnt from days that are held out now, so its parts cannot be judged on them; train all"
+        )
+    for what, old, new in (
+        ("users", model.user_ids, dataset.user_ids),
+        ("items", model.item_ids, dataset.item_ids),
+    ):
+        if not _continues(old, new):
+            raise ArtifactError(f"{bundle.path}: its {what} have other numbers in {dataset.folder}; train all")
+
+
+def _continues(old: Ids, new: Ids) -> bool:
+    return len(new) >= len(old) and np.array_equal(np.asarray(old.keys), np.asarray(new.keys[: len(old)]))
+
+
+def _since(inputs: Inputs, moment: float) -> Inputs:
+    """The inputs without the rows and the events before a moment; histories and statistics keep them."""
+    events = inputs.events.take(inputs.events.time >= moment)
+    begun = replace(inputs, events=events)
+    return begun.with_samples(_later(inputs.train, moment), _later(inputs.valid, moment))
+
+
+def _later(samples: Samples, moment: float) -> Samples:
+    """The requests from a moment on, with their rows. Requests are in the order of time."""
+    begin = int(np.searchsorted(samples.time, moment))
+    row = int(samples.first[begin])
+    per_request = ("user", "time", "scene", "context", "history_start", "history_end")
+    return replace(
+        samples,
+        **{name: getattr(samples, name)[begin:] for name in per_request},
+        first=samples.first[begin:] - row,
+        item=samples.item[row:],
+        position=samples.position[row:],
+        labels={name: label[row:] for name, label in samples.labels.items()},
+    )
 
 
 class _Clock:

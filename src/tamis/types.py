@@ -145,12 +145,12 @@ class Catalog:
 
     def keys_of(self, items: NDArray[Any]) -> NDArray[np.uint64]:
         """[n] the stable keys of item numbers."""
-        return _take(self.keys, items)
+        return gather(self.keys, items)
 
     def column(self, name: str, items: NDArray[Any]) -> NDArray[Any]:
         """[n, …] values of one column for item numbers. Raises StepError for an unknown column."""
         try:
-            return _take(self.columns[name], items)
+            return gather(self.columns[name], items)
         except KeyError:
             raise StepError(f"catalogue has no column {name!r}; it has {sorted(self.columns)}") from None
 
@@ -168,7 +168,8 @@ class Catalog:
         return Catalog((keys, keys[:0]), pairs, np.zeros(len(keys), np.bool_), newest)
 
 
-def _take(pair: tuple[NDArray[Any], NDArray[Any]], items: NDArray[Any]) -> NDArray[Any]:
+def gather(pair: tuple[NDArray[Any], NDArray[Any]], items: NDArray[Any]) -> NDArray[Any]:
+    """[n, …] rows of a column in two arrays, base and fresh: row i is base[i], from len(base) on it is in fresh."""
     base, fresh = pair
     if not len(fresh) or not len(items) or int(items.max()) < len(base):
         return np.asarray(base[items])

@@ -1,4 +1,7 @@
-"""What the command line shows to people: results as rich tables. No computing here."""
+"""What the command line shows to people: results as rich tables. No computing here.
+
+Words that come from data (ids, reasons, errors) are escaped: "[b]" is an id, and no order to write bold.
+"""
 
 import math
 import time
@@ -7,6 +10,7 @@ from typing import Any
 
 import msgspec
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from tamis.data.write import ImportReport
@@ -26,7 +30,7 @@ def grid(title: str, rows: dict[str, dict[str, float]], digits: int = 4) -> Tabl
     for column in table.columns[1:]:
         column.justify = "right"
     for name, row in rows.items():
-        table.add_row(name, *(number(row.get(column), digits) for column in columns))
+        table.add_row(escape(name), *(number(row.get(column), digits) for column in columns))
     return table
 
 
@@ -55,7 +59,7 @@ def imported(report: ImportReport) -> RenderableType:
     rows = {name: {"new": float(new), "in all": float(report.totals[name])} for name, new in report.added.items()}
     first, last = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(at)) for at in report.span)
     kinds = ", ".join(f"{name} {count:,}" for name, count in report.actions.items())
-    refused = [f"rejected: {count:,} rows, {reason}" for reason, count in report.rejected.items()]
+    refused = [f"rejected: {count:,} rows, {escape(reason)}" for reason, count in report.rejected.items()]
     span = f"events from {first} to {last} UTC: {kinds}" if kinds else "no new events"
     return Group(grid("Imported", rows, 0), span, *(refused or ["rejected: none"]))
 
@@ -64,13 +68,14 @@ def page(answer: Answer) -> RenderableType:
     """A page, and what each step did when it was asked for."""
     items = Table("", "item", "score", "channel", "reason", box=None, pad_edge=False)
     for place, item in enumerate(answer.items, 1):
-        items.add_row(str(place), item["item_id"], f"{item['score']:.4f}", item["channel"], item["reason"])
+        words = (escape(item[name]) for name in ("channel", "reason"))
+        items.add_row(str(place), escape(item["item_id"]), f"{item['score']:.4f}", *words)
     if not answer.trace:
         return items
     steps = Table("stage", "step", "in", "out", "ms", "status", box=None, pad_edge=False)
     for step in answer.trace:
         took = f"{step['milliseconds']:.2f}"
-        status = " ".join(filter(None, (step["status"], step.get("error", ""))))
+        status = escape(" ".join(filter(None, (step["status"], step.get("error", "")))))
         steps.add_row(step["stage"], step["step"], str(step["rows_in"]), str(step["rows_out"]), took, status)
     return Group(items, "", steps)
 
@@ -79,7 +84,7 @@ def load(report: LoadReport) -> RenderableType:
     """The latencies of a load run."""
     rows = Table("", "", box=None, pad_edge=False, show_header=False)
     for name, value in msgspec.to_builtins(report).items():
-        rows.add_row(name, number(value, 2) if isinstance(value, int | float) else str(value))
+        rows.add_row(name, number(value, 2) if isinstance(value, int | float) else escape(str(value)))
     return rows
 
 
@@ -88,7 +93,9 @@ def ratios(results: list[dict[str, Any]]) -> RenderableType:
     table = Table("benchmark", "tamis", "peer", "unit", "ratio", "wanted", box=None, pad_edge=False)
     for row in results:
         cells = [number(row.get(name), 3) for name in ("ours", "peer")]
-        table.add_row(row["name"], *cells, row.get("unit", ""), number(row.get("ratio"), 2), str(row.get("wanted", "")))
+        table.add_row(
+            escape(row["name"]), *cells, row.get("unit", ""), number(row.get("ratio"), 2), str(row.get("wanted", ""))
+        )
     return table
 
 

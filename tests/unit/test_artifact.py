@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from tamis.artifact import (
     open_bundle,
     prune,
     publish,
+    published,
     save_arrays,
 )
 from tamis.errors import ArtifactError
@@ -92,13 +94,36 @@ def test_publishing_again_swaps_the_name(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".CURRENT*"))
 
 
-def test_prune_keeps_the_newest_and_the_served_one(tmp_path: Path) -> None:
-    bundles = [write(tmp_path, n) for n in range(4)]
-    publish(bundles[0])
+def left(root: Path) -> set[str]:
+    return {p.name for p in root.iterdir() if p.is_dir() and not p.is_symlink()}
+
+
+def test_prune_keeps_those_published_last_whatever_was_held_back_since(tmp_path: Path) -> None:
+    served = [write(tmp_path, n) for n in range(4)]
+    for bundle in served:
+        publish(bundle)
+    held_back = sorted(write(tmp_path, n).name for n in range(3))
+    gone = prune(tmp_path, keep=2)
+    assert left(tmp_path) == {served[2].name, served[3].name, held_back[-1]}
+    assert set(gone) == {served[0].name, served[1].name, *held_back[:-1]}
+    assert published(tmp_path) == [served[2].name, served[3].name]
+
+
+def test_prune_never_takes_the_served_one_nor_one_that_is_being_written(tmp_path: Path) -> None:
+    first, second = write(tmp_path), write(tmp_path)
+    publish(second)
+    publish(first)  # rolled back
+    young, abandoned = BundleWriter(tmp_path), BundleWriter(tmp_path)
+    os.utime(abandoned.path, (0, 0))
     prune(tmp_path, keep=1)
-    left = {p.name for p in tmp_path.iterdir() if p.is_dir() and not p.is_symlink()}
-    newest = max(b.name for b in bundles)
-    assert left == {bundles[0].name, newest}
+    assert left(tmp_path) == {first.name, young.name}
+
+
+def test_a_folder_from_before_publications_were_written_down_knows_the_served_one(tmp_path: Path) -> None:
+    assert published(tmp_path) == []
+    publish(bundle := write(tmp_path))
+    (tmp_path / "PUBLISHED").unlink()
+    assert published(tmp_path) == [bundle.name]
 
 
 def test_object_arrays_are_refused(tmp_path: Path) -> None:

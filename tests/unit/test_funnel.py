@@ -218,3 +218,11 @@ def test_nothing_is_lost_or_doubled_whatever_the_sources_and_scores(sources, val
         assert np.isfinite(page.items.column("score")).all()
         good = [i for i in wanted if np.isfinite(values.get(i, float(i)))]
         assert all(np.isfinite(values.get(i, float(i))) for i in ids[: len(good)])
+
+
+@pytest.mark.parametrize("number", [-1, 1000, 2**40])
+def test_a_source_that_finds_what_the_catalogue_has_not_is_named(number: int) -> None:
+    asked = query()
+    funnel = Funnel([Stage("recall", {"good": Give((0, 1)), "wild": Give((2, number))}, 10)])
+    with pytest.raises(StepError, match="wild: the source returned an item outside the catalogue of"):
+        funnel.run(asked)

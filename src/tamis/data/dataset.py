@@ -96,6 +96,11 @@ class Part(Config, frozen=True):
     first: float = 0.0
     last: float = 0.0
 
+    @property
+    def imported(self) -> int:
+        """The number of the import that wrote it, from 1."""
+        return int(Path(self.path).stem.removeprefix("part-"))
+
 
 class Manifest(Config, frozen=True):
     """What the data set holds. imports: how many there were.  counts: rows by table.  actions: events by action name.

@@ -7,15 +7,12 @@ features and nothing is copied.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tamis.artifact import load_array, save_arrays
 from tamis.config import Config
 from tamis.data.attribution import (
     Rows,
@@ -28,11 +25,7 @@ from tamis.data.attribution import (
 )
 from tamis.data.dataset import Events, Requests
 from tamis.data.negatives import Popularity, draw_negatives
-from tamis.errors import ArtifactError
 from tamis.types import ACTION_CODE, ACTIONS, Action
-
-_ARRAYS: Final = ("user", "time", "scene", "history_start", "history_end", "first", "item", "position")
-_TIMELINE: Final = ("item", "action", "time", "starts")
 
 
 class SampleConfig(Config, frozen=True):
@@ -95,15 +88,6 @@ class Timeline:
         """[r] where each user's slice starts; 0 for −1, the end of the timeline for users it was not made for."""
         return np.where(users < 0, 0, self.starts[np.clip(users, 0, len(self.starts) - 1)])
 
-    def save(self, folder: Path) -> None:
-        """Writes `timeline_item.npy` and so on into an existing folder."""
-        save_arrays(folder, **{f"timeline_{name}": getattr(self, name) for name in _TIMELINE})
-
-    @staticmethod
-    def load(folder: Path) -> "Timeline":
-        """The saved timeline, memory-mapped."""
-        return Timeline(*(load_array(folder, f"timeline_{name}") for name in _TIMELINE))
-
 
 @dataclass(frozen=True, slots=True)
 class Samples:
@@ -124,26 +108,6 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.user)
-
-    def save(self, folder: Path) -> None:
-        """Writes arrays, labels, scenes, context and the timeline into an existing folder."""
-        save_arrays(folder, **{name: getattr(self, name) for name in _ARRAYS})
-        save_arrays(folder, **{f"label_{name}": label for name, label in self.labels.items()})
-        self.timeline.save(folder)
-        self.context.write_parquet(folder / "context.parquet")
-        (folder / "samples.json").write_bytes(msgspec.json.encode({"scenes": self.scenes, "labels": list(self.labels)}))
-
-    @staticmethod
-    def load(folder: Path) -> "Samples":
-        """The saved samples, arrays memory-mapped. Raises ArtifactError when a file is missing or damaged."""
-        try:
-            facts = msgspec.json.decode((folder / "samples.json").read_bytes(), type=dict[str, tuple[str, ...]])
-            arrays = {name: load_array(folder, name) for name in _ARRAYS}
-            context = pl.read_parquet(folder / "context.parquet")
-        except (OSError, KeyError, msgspec.DecodeError, pl.exceptions.PolarsError) as error:
-            raise ArtifactError(f"{folder}: samples cannot be read: {error}") from None
-        labels = {name: load_array(folder, f"label_{name}") for name in facts["labels"]}
-        return Samples(**arrays, scenes=facts["scenes"], context=context, labels=labels, timeline=Timeline.load(folder))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@ first event …… valid_since …… train_until = test_since …… test_until
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from tamis.config import Config
+from tamis.config import AtLeastOne, Config, NotNegative
 from tamis.data.dataset import DAY_SECONDS, Dataset
 from tamis.errors import DataError
 from tamis.types import Action
@@ -25,9 +27,9 @@ class SplitConfig(Config, frozen=True):
     Rows are impressions, or all events where there are none.
     """
 
-    test_since: float = 0.0
-    test_days: int = 1
-    offset_hours: float = 0.0
+    test_since: NotNegative = 0.0
+    test_days: AtLeastOne = 1
+    offset_hours: Annotated[float, Meta(ge=-24, le=24)] = 0.0
     least_share: float = 0.005
     test_share: float = 0.1
     valid_share: float = 0.1

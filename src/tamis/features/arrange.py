@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from tamis.features.fields import Learned, size
 from tamis.features.layout import Field, Layout
-from tamis.features.spec import Age, Count, FeatureConfig, FeaturesConfig, Id, Number, Rate, Tags, Vector
+from tamis.features.spec import NUMERIC, Age, Count, FeatureConfig, FeaturesConfig, Id, Number, Rate, Tags, Vector
 from tamis.types import ACTIONS
 
 AGE_CODES = 26  # log2 of minutes, 0 to 25 (64 years)
@@ -53,7 +53,7 @@ def arrange(
 
 def is_code(feature: FeatureConfig) -> bool:
     """True for a categorical feature, False for one that gives numbers."""
-    return not isinstance(feature, Number | Vector | Age | Rate | Count)
+    return not isinstance(feature, NUMERIC)
 
 
 def _user_dense(config: FeaturesConfig) -> tuple[str, ...]:

@@ -1,15 +1,16 @@
 """One encoder per declared feature: raw values in, codes or numbers out. The same object works offline and online."""
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tamis.config import Config
-from tamis.features.spec import Bucket, Category, FeatureConfig, Hash, Number, Tags
+from tamis.features.spec import Age, Bucket, Category, FeatureConfig, Hash, Number, Tags, Vector
 
 FARTHEST: Final = 20.0  # deviations: beyond it a value is an error of the data more often than news
 Values = Sequence[Any]
@@ -30,11 +31,18 @@ def text(value: Any) -> str:
 
 
 def number(value: Any) -> float:
-    """A raw value as a float; NaN when it is missing or not a number."""
+    """A raw value as a float; NaN when it is missing, not a number, or too large for a float."""
     try:
         return float(value) if value is not None and value != "" else float("nan")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("nan")
+
+
+def words(value: Any) -> Values:
+    """A raw value as a list of words; one that is no list is its only word, missing is ()."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
 
 
 def numbers(values: Values) -> NDArray[np.float64]:
@@ -54,12 +62,34 @@ class Learned(Config, frozen=True):
     deviation: float = 1.0
 
 
+def problem(feature: FeatureConfig, value: Any) -> str:
+    """What is wrong with a raw value that a caller sent for a feature; "" when it can be used, as None always can."""
+    if value is None:
+        return ""
+    many = isinstance(value, list | tuple)
+    if isinstance(feature, Tags):
+        return "" if many else f"got {_shown(value)}, wanted a list of values"
+    if isinstance(feature, Vector):
+        fine = many and all(isinstance(part, int | float) and math.isfinite(number(part)) for part in value)
+        return "" if fine else f"got {_shown(value)}, wanted a list of numbers"
+    if isinstance(feature, Number | Bucket | Age):
+        fine = value == "" or (not many and math.isfinite(number(value)))
+        return "" if fine else f"got {_shown(value)}, wanted a number"
+    return f"got {_shown(value)}, wanted one value" if many else ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > 10**18:
+        return "a whole number of more than 18 digits"
+    return repr(value)[:40]
+
+
 def learn(feature: FeatureConfig, values: Values) -> Learned:
     """What `feature` has to remember of the training values."""
     if isinstance(feature, Category):
         return Learned(words=_vocabulary((text(v) for v in values), feature.min_count, feature.most))
     if isinstance(feature, Tags):
-        flat = (text(word) for row in values for word in (row if row is not None else ()))
+        flat = (text(word) for row in values for word in words(row))
         return Learned(words=_vocabulary(flat, feature.min_count, feature.most))
     if isinstance(feature, Bucket):
         return Learned(edges=feature.edges or _quantiles(numbers(values), feature.count))
@@ -108,8 +138,8 @@ class Codes:
     def _tags(self, values: Values, width: int) -> NDArray[np.int32]:
         out = np.zeros((len(values), width), np.int32)
         find, offset = self.index.get, self.offset
-        for row, words in enumerate(values):
-            known = [code for word in (words if words is not None else ()) if (code := find(text(word)))][:width]
+        for row, value in enumerate(values):
+            known = [code for word in words(value) if (code := find(text(word)))][:width]
             if known:
                 out[row, : len(known)] = known
                 out[row, : len(known)] += offset

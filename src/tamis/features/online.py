@@ -7,9 +7,25 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.errors import RequestError
 from tamis.features.encode import Encoder
+from tamis.features.fields import problem
+from tamis.features.spec import FeatureConfig, Side
 from tamis.state.protocol import ItemRow
 from tamis.types import ACTIONS, Features
+
+
+def check_values(encoder: Encoder, side: Side, values: Mapping[str, Any]) -> None:
+    """Raises RequestError, naming the field, for the first value that a feature of that side cannot be made of.
+
+    values: by column, as a caller sent them; those that no feature is made of may be anything.
+    """
+    features: Mapping[str, FeatureConfig] = getattr(encoder.learnt.config, side)
+    where = "context." if side == "context" else ""
+    for feature in features.values():
+        column = str(getattr(feature, "column", ""))
+        if column in values and (wrong := problem(feature, values[column])):
+            raise RequestError(f"{where}{column}: {wrong}", where + column)
 
 
 def query_features(

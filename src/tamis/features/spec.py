@@ -4,9 +4,12 @@ A declaration is a TOML table, for instance `author = { kind = "category", colum
 Categorical kinds give codes into the fused embedding table, the others give numbers that are always finite.
 """
 
-from typing import Literal
+from itertools import pairwise
+from typing import Annotated, Literal
 
-from tamis.config import Config
+from msgspec import Meta
+
+from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config
 from tamis.types import ACTION_CODE
 
 
@@ -22,39 +25,43 @@ class FeatureConfig(Config, frozen=True, tag_field="kind"):
 class Id(FeatureConfig, frozen=True, tag="id"):
     """The user's or item's own number. Ones with fewer than `min_count` events share the code "unknown"."""
 
-    min_count: int = 3
+    min_count: AtLeastZero = 3
 
 
 class Category(FeatureConfig, frozen=True, tag="category"):
     """A vocabulary: values seen at least `min_count` times in the training data, the `most` most frequent of them."""
 
     column: str
-    min_count: int = 1
-    most: int = 100_000
+    min_count: AtLeastOne = 1
+    most: AtLeastOne = 100_000
 
 
 class Hash(FeatureConfig, frozen=True, tag="hash"):
     """BLAKE2b of the value modulo `buckets`: no vocabulary, never unknown (missing excepted)."""
 
     column: str
-    buckets: int
+    buckets: AtLeastOne
 
 
 class Tags(FeatureConfig, frozen=True, tag="tags"):
     """A list of values, the first `width` known ones, averaged by the nets; the vocabulary is as for `category`."""
 
     column: str
-    width: int = 4
-    min_count: int = 1
-    most: int = 100_000
+    width: AtLeastOne = 4
+    min_count: AtLeastOne = 1
+    most: AtLeastOne = 100_000
 
 
 class Bucket(FeatureConfig, frozen=True, tag="bucket"):
     """A number cut into `count` buckets of equal mass on the training data, or at `edges` (ascending) if given."""
 
     column: str
-    count: int = 10
+    count: AtLeastOne = 10
     edges: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(low >= high for low, high in pairwise(self.edges)):
+            raise ValueError(f"edges {list(self.edges)}: wanted ascending ones")
 
 
 class Number(FeatureConfig, frozen=True, tag="number"):
@@ -64,6 +71,10 @@ class Number(FeatureConfig, frozen=True, tag="number"):
     log1p: bool = False
     lowest: float = -1e12
     highest: float = 1e12
+
+    def __post_init__(self) -> None:
+        if not self.lowest < self.highest:
+            raise ValueError(f"lowest {self.lowest:g} and highest {self.highest:g}: wanted lowest below highest")
 
 
 class Vector(FeatureConfig, frozen=True, tag="vector"):
@@ -75,7 +86,7 @@ class Vector(FeatureConfig, frozen=True, tag="vector"):
 class Hour(FeatureConfig, frozen=True, tag="hour"):
     """The hour of the day of the request, UTC plus `offset_hours`. Context only."""
 
-    offset_hours: float = 0.0
+    offset_hours: Annotated[float, Meta(ge=-24, le=24)] = 0.0
 
 
 class Scene(FeatureConfig, frozen=True, tag="scene"):
@@ -96,7 +107,7 @@ class Rate(FeatureConfig, frozen=True, tag="rate"):
 
     action: str
     per: str = "impression"
-    prior: float = 20.0
+    prior: AboveZero = 20.0
 
     def __post_init__(self) -> None:
         _known(self.action)
@@ -120,12 +131,12 @@ class HistoryConfig(Config, frozen=True):
     """The last-N sequence."""
 
     actions: tuple[str, ...] = ("click", "like", "collect", "share", "comment", "follow", "long_view")  # its entries
-    length: int = 50  # newest entries that the nets see
+    length: AtLeastOne = 50  # newest entries that the nets see
     fields: tuple[str, ...] = ("item_id", "author", "category")  # item features that make up an entry
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise ValueError(f"history.length is {self.length}, wanted at least 1")
+        if len(set(self.fields)) != len(self.fields):
+            raise ValueError(f"fields {list(self.fields)}: wanted each once")
         for action in self.actions:
             _known(action)
 
@@ -141,7 +152,7 @@ class FeaturesConfig(Config, frozen=True):
     context: dict[str, AnyFeature] = {}
     item: dict[str, AnyFeature] = {}
     history: HistoryConfig = HistoryConfig()
-    refresh_hours: float = 24.0
+    refresh_hours: AboveZero = 24.0
 
     def __post_init__(self) -> None:
         if not 0 < self.refresh_hours < float("inf"):
@@ -149,11 +160,19 @@ class FeaturesConfig(Config, frozen=True):
         missing = [name for name in self.history.fields if name not in self.item]
         if missing:
             raise ValueError(f"history.fields names {missing}, not among the item features {sorted(self.item)}")
+        numeric = [name for name in self.history.fields if isinstance(self.item[name], NUMERIC)]
+        if numeric:
+            raise ValueError(
+                f"history.fields names {numeric}, which are numbers; wanted item features with a vocabulary"
+            )
         for side, kinds in NOT_ALLOWED.items():
             for name, feature in getattr(self, side).items():
                 if isinstance(feature, kinds):
                     raise ValueError(f"{side}.{name}: kind {type(feature).__name__.lower()!r} is not for this side")
 
+
+NUMERIC = (Number, Vector, Age, Rate, Count)
+"""Kinds that give numbers; all others give codes."""
 
 NOT_ALLOWED: dict[Side, tuple[type[FeatureConfig], ...]] = {
     "user": (Hour, Scene, Age, Vector),

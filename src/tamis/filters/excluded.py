@@ -1,4 +1,4 @@
-"""Excluded: what the caller named, and what the user asked not to see again."""
+"""Excluded: what the caller named. What a user hid counts as seen, and the filter `seen` keeps it away."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +9,16 @@ from numpy.typing import NDArray
 
 from tamis.config import StepConfig
 from tamis.features.inputs import Inputs
-from tamis.types import Action, Candidates, Query
+from tamis.types import Candidates, Query
 
 
 class ExcludedConfig(StepConfig, frozen=True, tag="excluded"):
-    """hide: drop items that the user hid, as far back as his history reaches."""
-
-    hide: bool = True
+    """No settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """Reads `query.exclude` and the HIDE entries of `query.history`."""
+    """Reads `query.exclude`."""
 
     config: ExcludedConfig
 
@@ -29,13 +27,10 @@ class Excluded:
         return cls(config)
 
     def keep(self, query: Query, items: Candidates) -> NDArray[np.bool_]:
-        """[n] True where nobody objects."""
-        unwanted = query.exclude
-        if self.config.hide:
-            unwanted = np.concatenate([unwanted, query.history.items[query.history.actions == Action.HIDE]])
-        if not len(unwanted):
+        """[n] True where the caller does not object."""
+        if not len(query.exclude):
             return np.ones(len(items), np.bool_)
-        return ~np.isin(items.ids, unwanted)
+        return ~np.isin(items.ids, query.exclude)
 
     def save(self, folder: Path) -> None:
         """Nothing to write."""

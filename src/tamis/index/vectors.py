@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
-from tamis.config import Config
+from tamis.config import AtLeastZero, Config
 from tamis.errors import ArtifactError
+from tamis.types import gather
 
 Kind = Literal["auto", "exact", "flat", "ivf", "hnsw"]
 
@@ -37,7 +38,7 @@ class VectorsConfig(Config, frozen=True):
     """Which index to build and how exact it must be."""
 
     kind: Kind = "auto"  # auto: exact or ivf by size
-    exact_up_to: int = 20_000  # auto: catalogues up to this size are searched exactly
+    exact_up_to: AtLeastZero = 20_000  # auto: catalogues up to this size are searched exactly
     recall_target: float = 0.99  # the index reads more until this share of the exact answer is found
     recall_queries: int = 200  # … for so many queries
     hnsw_links: int = 32  # links per vector of the HNSW graph
@@ -104,13 +105,7 @@ class Vectors:
 
     def take(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """[n, d] the vectors of ids that exist."""
-        if not len(self.fresh) or not len(ids) or int(ids.max()) < len(self.main):
-            return np.asarray(self.main[ids])
-        out = np.empty((len(ids), self.width), np.float32)
-        old = ids < len(self.main)
-        out[old] = self.main[ids[old]]
-        out[~old] = self.fresh[ids[~old] - len(self.main)]
-        return out
+        return gather((self.main, self.fresh), ids)
 
     def with_fresh(self, vectors: NDArray[np.float32]) -> Self:
         """The same index with more vectors behind the last id. Cost grows with the fresh part only; keep that small."""

@@ -29,17 +29,6 @@ def mix(gates: Tensor, experts: Tensor) -> Tensor:
     return torch.bmm(gates, experts).transpose(0, 1)
 
 
-def drop_gates(gates: Tensor, keep: Tensor) -> Tensor:
-    """Gates [n, t, e] without the experts that are not kept, the rest rescaled to sum 1.
-
-    keep: [n, t, e] bool. Where no expert is kept the gates stay as they are.
-    """
-    kept = gates * keep
-    total = kept.sum(-1, keepdim=True)
-    alive = total > 0
-    return torch.where(alive, kept / torch.where(alive, total, 1.0), gates)
-
-
 @dataclass(frozen=True, slots=True)
 class GateUse:
     """How the gates spread their weight, over rows.

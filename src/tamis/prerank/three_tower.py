@@ -33,7 +33,7 @@ from tamis.nets.labels import SHOWN, per_click_heads, unlearnable
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import LightPlan, TowerPlan
-from tamis.types import Action, Candidates, Catalog, Columns, Query
+from tamis.types import Action, Candidates, Catalog, Columns, Query, gather
 
 log = structlog.get_logger(__name__)
 _FACTS_FILE: Final = "three_tower.json"
@@ -166,14 +166,8 @@ class ThreeTower:
 
     def _vectors(self, catalog: Catalog, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """[n, d] of any items of the catalogue."""
-        known = len(self.vectors)
-        if not len(ids) or int(ids.max()) < known:
-            return np.asarray(self.vectors[ids])
-        out = np.empty((len(ids), self.vectors.shape[1]), np.float32)
-        old = ids < known
-        out[old] = self.vectors[ids[old]]
-        out[~old] = self.fresh.of(catalog)[ids[~old] - known]
-        return out
+        old = len(catalog) <= len(self.vectors)
+        return gather((self.vectors, self.vectors[:0] if old else self.fresh.of(catalog)), ids)
 
     def save(self, folder: Path) -> None:
         """Writes the nets, the item vectors and what goes with them."""

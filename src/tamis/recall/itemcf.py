@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from tamis.artifact import load_array, save_arrays
-from tamis.config import StepConfig
+from tamis.config import AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.cosine import nearest_columns
-from tamis.types import Action, Candidates, History, Query
+from tamis.types import Action, Candidates, Catalog, History, Query
 
 _MOST_INTEREST: Final = 4.0  # click, like, collect and share, each once
 _SHOWS_INTEREST: Final = np.ones(256, np.bool_)
@@ -28,7 +28,7 @@ class ItemCFConfig(StepConfig, frozen=True, tag="itemcf"):
     the table, the strongest interest first; 0 = all. It bounds the cost, which grows with the square of a list.
     """
 
-    limit: int = 300
+    limit: AtLeastZero = 300
     neighbours: int = 20
     history: int = 200
     iuf: bool = False
@@ -73,8 +73,13 @@ class ItemCF:
         found, score = _top(found, score, self.config.limit)
         return Candidates.of(found, score=score)
 
-    def similar(self, item: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(ids, cosines) of at most `size` items nearest to `item`, nearest first; empty for one it never saw."""
+    def similar(
+        self, item: int, size: int, catalog: Catalog | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(ids, cosines) of at most `size` items nearest to `item`, nearest first; empty for one it never saw.
+
+        catalog: not needed, since items published after the training are in no table of neighbours.
+        """
         if not 0 <= item < len(self.ids):
             return np.empty(0, np.int64), np.empty(0, np.float32)
         known = self.ids[item] >= 0

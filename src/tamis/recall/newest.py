@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from tamis.config import StepConfig
+from tamis.config import AtLeastZero, StepConfig
 from tamis.data.dataset import DAY_SECONDS
 from tamis.features.inputs import Inputs
 from tamis.types import Candidates, Query
@@ -15,7 +15,7 @@ from tamis.types import Candidates, Query
 class NewestConfig(StepConfig, frozen=True, tag="newest"):
     """max_age_days: older items are left out; 0 = any age, and items without a publish time too."""
 
-    limit: int = 300
+    limit: AtLeastZero = 300
     max_age_days: float = 0.0
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
-from tamis.config import StepConfig
+from tamis.config import AtLeastZero, StepConfig
 from tamis.data.dataset import DAY_SECONDS
 from tamis.features.inputs import Inputs
 from tamis.types import ACTION_CODE, Candidates, Query
@@ -17,7 +17,7 @@ from tamis.types import ACTION_CODE, Candidates, Query
 class PopularConfig(StepConfig, frozen=True, tag="popular"):
     """half_life_days: an action this much older than the end of training counts half; 0 = age does not matter."""
 
-    limit: int = 300
+    limit: AtLeastZero = 300
     half_life_days: float = 7.0
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.config import StepConfig
+from tamis.config import AtLeastZero, StepConfig
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import query_history
 from tamis.features.inputs import Inputs
@@ -39,7 +39,7 @@ _TUNING_QUERIES: Final = 200
 class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
     """How the towers look, how they are trained, how they are searched."""
 
-    limit: int = 300  # items per request
+    limit: AtLeastZero = 300  # items per request
     positives: tuple[str, ...] = ("click",)  # actions that make a shown item a positive
     vector_size: int = 32  # width of the vectors that meet
     embedding_size: int = 16  # width of one feature's embedding

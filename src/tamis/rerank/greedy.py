@@ -207,11 +207,3 @@ def _cosines(vectors: Any, weight: float, pick: int, out: Any) -> None:
             cosine[row] += mine * component[row]
     for row in range(len(out)):
         out[row] = weight * min(max(cosine[row], np.float32(0)), np.float32(1))
-
-
-def likenesses(likeness: Likeness, n: int) -> NDArray[np.float64]:
-    """[n, n] all of it at once; for reports and tests, the loop needs only the rows of what it picks."""
-    out = np.empty((n, n))
-    for row in range(n):
-        _like(likeness, row, out[row])
-    return out

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.config import StepConfig
+from tamis.config import AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.rerank.greedy import Likeness, Limits, greedy, unit
 from tamis.rerank.rules import BoostConfig, Rule, boosted, column_of, compiled, count_relaxed
@@ -25,6 +25,7 @@ class MmrConfig(StepConfig, frozen=True, tag="mmr"):
     share their weight.   rules, boosts: see rules.py.   limit: rows to pick; 0 = as many as the request asks for.
     """
 
+    limit: AtLeastZero = 0
     trade_off: float = 0.7
     window: int = 10
     likeness: dict[str, float] = msgspec.field(default_factory=lambda: {"vector": 0.7, "category": 0.2, "author": 0.1})

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.config import Config, StepConfig
+from tamis.config import AtLeastZero, Config, StepConfig
 from tamis.errors import StepError
 from tamis.features.encode import stable_codes
 from tamis.features.inputs import Inputs
@@ -95,6 +95,7 @@ class BoostConfig(Config, frozen=True):
 class ScatterConfig(StepConfig, frozen=True, tag="scatter"):
     """rules, boosts: by name.   limit: rows to pick; 0 = as many as the request asks for."""
 
+    limit: AtLeastZero = 0
     rules: dict[str, Rule] = {}
     boosts: dict[str, BoostConfig] = {}
 

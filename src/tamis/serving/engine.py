@@ -131,18 +131,18 @@ class Engine:
         )
 
     def similar(self, item_id: str, size: int) -> SimilarReply:
-        """The neighbours of an item. One that was published since the bundle was made has none yet."""
+        """The open neighbours of an item, as many as asked for if there are so many.
+
+        Raises NotFound when the item is unknown or taken down, or when no channel knows a neighbour of it.
+        """
         _within("size", size, self.limits.most_items)
         view = self._catalog.view()
         number = view.number(item_id)
         if number < 0 or view.catalog.closed[number]:
             raise NotFound(f"item {item_id!r} is unknown or taken down", "item_id")
-        items: list[SimilarItem] = []
-        if number < view.catalog.base:
-            numbers, scores = self.model.similar(number, size)
-            open_ = ~view.catalog.closed[numbers]
-            pairs = zip(numbers[open_].tolist(), scores[open_].tolist(), strict=True)
-            items = [SimilarItem(view.external(neighbour), score) for neighbour, score in pairs]
+        numbers, scores = self.model.similar(number, size, view.catalog)
+        pairs = zip(numbers.tolist(), scores.tolist(), strict=True)
+        items = [SimilarItem(view.external(neighbour), score) for neighbour, score in pairs]
         return SimilarReply(item_id, self.model.name, items)
 
     # ---- events and records ------------------------------------------------------------------------------------
@@ -179,8 +179,10 @@ class Engine:
 
     def _query(self, request: RecommendRequest | RankRequest, view: View, request_id: str, size: int) -> Query:
         user = self._state.user(request.user_id)
-        number, now = self.model.user_ids.number(request.user_id), self._clock()
+        # A bundle keeps what it learnt of a user who was deleted since; it must not be used for him any more.
+        number, now = self.model.user_ids.number(request.user_id) if user.trusted else -1, self._clock()
         _checked_place(request.context)
+        self.model.check("context", request.context)
         moment = (now, request.scene, request.context)
         return Query(
             user=number,

@@ -6,6 +6,7 @@ client is one event loop over raw keep-alive connections, taken in turn, cheap e
 """
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -44,6 +45,10 @@ class LoadPlan(Config, frozen=True):
     connections: int = 64
     timeout_seconds: float = 10.0
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not (0 < self.rate < math.inf and 0 < self.seconds < math.inf):
+            raise ConfigError(f"rate {self.rate:g} and seconds {self.seconds:g}: wanted both above 0")
 
 
 class LoadReport(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.features.spec import Side
 from tamis.funnel import Funnel
 from tamis.state.protocol import ItemRow
 from tamis.types import Catalog, Features
@@ -68,6 +69,10 @@ class Model(Protocol):
         """The items of the bundle, base rows only."""
         ...
 
+    def check(self, side: Side, values: Mapping[str, Any]) -> None:
+        """Raises RequestError, naming the field, for a value of a caller that no feature can be made of."""
+        ...
+
     def query_features(self, user: int, profile: Mapping[str, Any], counts: NDArray[Any], moment: Moment) -> Features:
         """The user side of one request: codes [1, c], dense [1, d]. user −1: unknown."""
         ...
@@ -76,8 +81,8 @@ class Model(Protocol):
         """All columns of the catalogue for freshly put items, row i for rows[i]."""
         ...
 
-    def similar(self, item: int, size: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """(item numbers [≤ size], scores) of the nearest neighbours of an item of the bundle, nearest first.
+    def similar(self, item: int, size: int, catalog: Catalog) -> tuple[NDArray[Any], NDArray[Any]]:
+        """(item numbers [≤ size], scores) of the nearest open neighbours of any item of the catalogue, nearest first.
 
         Raises NotFound when nothing in the bundle knows its neighbours.
         """

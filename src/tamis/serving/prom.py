@@ -5,10 +5,12 @@ them can answer for all; without it the numbers are this process's own.
 """
 
 import os
+import re
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from tamis.types import Page, Query
 
@@ -83,6 +85,25 @@ class Meters:
         """All metrics of all workers."""
         if not os.environ.get(FOLDER):
             return generate_latest(self._registry)
+        _bury(Path(os.environ[FOLDER]))
         everything = CollectorRegistry()
         MultiProcessCollector(everything)  # type: ignore[no-untyped-call]
         return generate_latest(everything)
+
+
+def _bury(folder: Path) -> None:
+    """Takes workers that died out of what counts the living; what they counted themselves stays."""
+    for file in folder.glob("gauge_live*_*.db"):
+        process = int(re.sub(r"\D", "", file.stem.rpartition("_")[2]) or 0)
+        if process and not _lives(process):
+            mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is somebody's
+    return True

@@ -96,6 +96,7 @@ class Records:
         row = ItemRow(item_id=item_id, **fields)
         require(check_item(row))
         self._check_vector(row)
+        self._model.check("item", {**row.extra, **{name: getattr(row, name) for name in request.__struct_fields__}})
         self._state.put_item(row)
         return row
 
@@ -130,6 +131,7 @@ class Records:
 
     def put_user(self, user_id: str, profile: Mapping[str, Any]) -> UserReply:
         """Replaces the profile. → the user as he is now"""
+        self._model.check("user", profile)
         self._state.put_user(user_id, profile)
         return self.user(user_id)
 
@@ -149,7 +151,10 @@ class Records:
         return UserReply(user_id, dict(row.profile), counts, recent)
 
     def delete_user(self, user_id: str) -> DeletedReply:
-        """Forgets the user everywhere, log included. Raises NotFound when he is unknown."""
+        """Forgets the user: all that the state holds, log included, and his number in any bundle.
+
+        Raises NotFound when he is unknown.
+        """
         if not self._state.delete_user(user_id):
             raise NotFound(f"unknown user {user_id!r}", "user_id")
         return DeletedReply(user_id)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-from tamis.artifact import MANIFEST, current_name
+from tamis.artifact import current_name, published
 from tamis.serving.engine import Engine
 from tamis.serving.wire import RankRequest, RecommendRequest
 
@@ -56,11 +56,10 @@ class BundleWatch:
         return self._take(name)
 
     def first(self) -> bool:
-        """The published bundle or, when that is refused, the newest older one that is not. False when there is none."""
+        """The published bundle or, when that is refused, the last one published before that is not. False: none is."""
         if self.check():
             return True
-        finished = (path.parent.name for path in self._root.glob(f"*/{MANIFEST}") if not path.parent.is_symlink())
-        older = sorted((name for name in finished if name != self._looked_at), reverse=True)
+        older = [name for name in reversed(published(self._root)) if name != self._looked_at]
         return bool(self._looked_at) and any(self._take(name) for name in older)
 
     def start(self) -> None:
@@ -104,8 +103,9 @@ def warm_up(engine: Engine, users: int = 8, extra: Sequence[str] = ("a user nobo
     """Runs real requests, so that lazy work is done and a bundle that cannot answer shows it before it serves."""
     ids: Any = engine.model.user_ids
     known = [ids.external(place * len(ids) // users) for place in range(min(users, len(ids)))]
+    size = min(RecommendRequest(user_id="").size, engine.limits.most_items)
     for user_id in (*known, *extra):
-        reply = engine.recommend(RecommendRequest(user_id=user_id))
+        reply = engine.recommend(RecommendRequest(user_id=user_id, size=size))
         if reply.items:
             item_ids = [item.item_id for item in reply.items]
             engine.rank(RankRequest(user_id=user_id, item_ids=item_ids))

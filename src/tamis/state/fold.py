@@ -4,7 +4,7 @@ Pure: the same row and the same events in the same order give the same bytes, wh
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.bloom import Bloom, add_to_bytes, parameters
-from tamis.state.protocol import Event, UserRow
-from tamis.state.rows import Draft, pack, unpack, user_row
+from tamis.state.protocol import Event, Past, UserRow
+from tamis.state.rows import Draft, last_import, pack, unpack, user_row
 from tamis.state.settings import StateConfig
 from tamis.types import ACTION_CODE, ACTIONS, TIMELINE, item_key
 
@@ -62,13 +62,37 @@ def fold(raw: bytes | None, events: Iterable[tuple[int, Event]], rules: Rules) -
     return pack(draft)
 
 
-def row_from_history(entries: NDArray[Any], config: StateConfig, profile: dict[str, Any] | None = None) -> UserRow:
+def fold_past(raw: bytes, past: Past, applied: Callable[[str], bool], rules: Rules) -> tuple[bytes, int]:
+    """(the row with the imports it lacks, events folded); the row as it is when it lacks none.
+
+    applied: whether an event of that id is in the log already; such an event is not counted again.
+    """
+    before = last_import(raw)
+    if before >= past.imported:
+        return raw, 0
+    draft, folded = unpack(raw), 0
+    for row in np.flatnonzero(past.imports > before).tolist():
+        if past.event_ids[row] and applied(past.event_ids[row]):
+            continue
+        entry = past.entries[row]
+        moment = float(entry["time"]), float(entry["value"])
+        _fold(draft, rules, int(entry["action"]), int(entry["key"]), moment)
+        folded += 1
+    draft.imported = past.imported
+    return pack(draft), folded
+
+
+def row_from_history(
+    entries: NDArray[Any], config: StateConfig, profile: dict[str, Any] | None = None, imported: int = 0
+) -> UserRow:
     """The row that folding a user's past gives, for `State.seed`.
 
     entries: [n] of types.TIMELINE, oldest first, *all* actions of the user, impressions included.
+    imported: the newest import that the entries are from.
     """
     rules = Rules.of(config)
     draft = Draft.empty()
+    draft.imported = imported
     draft.counts = np.bincount(entries["action"], minlength=len(ACTIONS)).tolist()
     kept = entries[np.isin(entries["action"], list(rules.actions))]
     draft.timeline = bytearray(kept[np.argsort(kept["time"], kind="stable")].tobytes()[-rules.timeline_bytes :])

@@ -24,10 +24,10 @@ from typing import Any, Final, NamedTuple
 
 from tamis.state.checks import check_id, item_key_bytes, require, user_key_bytes
 from tamis.state.commit import Transactions
-from tamis.state.fold import Rules, fold
+from tamis.state.fold import Rules, fold, fold_past
 from tamis.state.packing import pack_event, pack_item, unpack_event, unpack_item
-from tamis.state.protocol import Event, ItemRow, UserRow
-from tamis.state.rows import last_sequence, pack_profile, pack_row, user_row, with_profile
+from tamis.state.protocol import Event, ItemRow, Past, UserRow
+from tamis.state.rows import last_sequence, pack_profile, pack_row, returned, user_row, with_profile
 from tamis.state.settings import StateConfig
 
 _NAMES: Final = ("log", "event_ids", "users", "items", "changes", "numbers", "facts", "erased")
@@ -84,7 +84,7 @@ class Lmdb:
                 continue
             sequence += 1
             if user not in before:
-                before[user] = txn.get(user, db=self._users)
+                before[user] = self._row(txn, user)
                 fresh[user] = []
             previous = fresh[user][-1][0] if fresh[user] else last_sequence(before[user])
             txn.put(_NUMBER.pack(sequence), _NUMBER.pack(previous) + packed, append=True, db=self._log)
@@ -94,6 +94,13 @@ class Lmdb:
         if fresh:
             txn.put(_SEQUENCE, _NUMBER.pack(sequence), db=self._numbers)
         return applied
+
+    def _row(self, txn: Any, user: bytes) -> bytes | None:
+        """The row to go on from; None for somebody new."""
+        raw: bytes | None = txn.get(user, db=self._users)
+        if raw is None and txn.get(_digest(user), db=self._erased) is not None:
+            return returned()
+        return raw
 
     def log(self, after: int = 0, limit: int = 1000) -> list[tuple[int, Event]]:
         """Up to `limit` (sequence number, event) pairs with sequence number > `after`, in order."""
@@ -110,10 +117,10 @@ class Lmdb:
     def put_user(self, user_id: str, profile: Mapping[str, Any]) -> None:
         """Replaces the profile. Raises RequestError for one that msgpack cannot hold."""
         key, packed = user_key_bytes(user_id), pack_profile(profile)
-        self._store.write(lambda txn: txn.put(key, with_profile(txn.get(key, db=self._users), packed), db=self._users))
+        self._store.write(lambda txn: txn.put(key, with_profile(self._row(txn, key), packed), db=self._users))
 
     def delete_user(self, user_id: str) -> bool:
-        """Forgets the user: row, log entries, event ids. Kept: a hash of his id, so that `seed` leaves him out.
+        """Forgets the user: row, log entries, event ids. Kept: a hash of his id, so that no import brings him back.
 
         An event of his that is sent again afterwards counts as a new one. False when he was unknown.
         """
@@ -183,6 +190,33 @@ class Lmdb:
             txn.get(_digest(key), db=self._erased) is None and txn.put(key, raw, overwrite=False, db=self._users)
             for key, raw in batch
         )
+
+    def absorb(self, pasts: Iterator[Past]) -> int:
+        """Folds the imports that rows lack, in batches; what was applied live under its event id is left out.
+
+        → events folded
+        """
+        folded = 0
+        while batch := list(islice(pasts, _SEED_ROWS)):
+            folded += self._store.write(partial(self._absorb, batch=batch))
+        return folded
+
+    def _absorb(self, txn: Any, batch: Sequence[Past]) -> int:
+        folded = 0
+
+        def applied(event_id: str) -> bool:
+            return txn.get(_digest(event_id.encode("utf-8")), db=self._event_ids) is not None
+
+        for past in batch:
+            key = user_key_bytes(past.user_id)
+            raw = txn.get(key, db=self._users)
+            if raw is None:
+                continue
+            row, count = fold_past(raw, past, applied, self._rules)
+            folded += count
+            if row is not raw:
+                txn.put(key, row, db=self._users)
+        return folded
 
     def facts(self) -> dict[str, str]:
         """All facts that were remembered."""

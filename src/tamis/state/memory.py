@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tamis.state.checks import check_id, item_key_bytes, require, user_key_bytes
-from tamis.state.fold import Rules, fold
+from tamis.state.fold import Rules, fold, fold_past
 from tamis.state.packing import pack_event, pack_item, unpack_item
-from tamis.state.protocol import Event, ItemRow, UserRow
-from tamis.state.rows import pack_profile, pack_row, user_row, with_profile
+from tamis.state.protocol import Event, ItemRow, Past, UserRow
+from tamis.state.rows import pack_profile, pack_row, returned, user_row, with_profile
 from tamis.state.settings import StateConfig
 
 
@@ -49,12 +49,16 @@ class Memory:
                 if applied[-1]:
                     new[event.event_id] = (self._sequence + len(new) + 1, event)
                     fresh.setdefault(event.user_id.encode("utf-8"), []).append(new[event.event_id])
-            rows = {user: fold(self._rows.get(user), entries, self._rules) for user, entries in fresh.items()}
+            rows = {user: fold(self._row(user), entries, self._rules) for user, entries in fresh.items()}
             self._rows.update(rows)
             self._event_ids.update(new)
             self._log.extend(new.values())
             self._sequence += len(new)
         return applied
+
+    def _row(self, user: bytes) -> bytes | None:
+        """The row to go on from; None for somebody new. Needs the lock."""
+        return self._rows.get(user) or (returned() if user in self._erased else None)
 
     def log(self, after: int = 0, limit: int = 1000) -> list[tuple[int, Event]]:
         """Up to `limit` (sequence number, event) pairs with sequence number > `after`, in order."""
@@ -66,10 +70,10 @@ class Memory:
         """Replaces the profile. Raises RequestError for one that msgpack cannot hold."""
         key, packed = user_key_bytes(user_id), pack_profile(profile)
         with self._lock:
-            self._rows[key] = with_profile(self._rows.get(key), packed)
+            self._rows[key] = with_profile(self._row(key), packed)
 
     def delete_user(self, user_id: str) -> bool:
-        """Forgets the user: row, log entries, event ids. Kept: his id, so that `seed` leaves him out."""
+        """Forgets the user: row, log entries, event ids. Kept: his id, so that no import brings him back."""
         key = user_key_bytes(user_id)
         with self._lock:
             if self._rows.pop(key, None) is None:
@@ -117,6 +121,17 @@ class Memory:
                     self._rows[key] = raw
                     written += 1
         return written
+
+    def absorb(self, pasts: Iterator[Past]) -> int:
+        """Folds the imports that rows lack; what was applied live under its event id is left out. → events folded"""
+        folded = 0
+        for past in pasts:
+            key = user_key_bytes(past.user_id)
+            with self._lock:
+                if key in self._rows:
+                    self._rows[key], count = fold_past(self._rows[key], past, self._event_ids.__contains__, self._rules)
+                    folded += count
+        return folded
 
     def facts(self) -> dict[str, str]:
         """All facts that were remembered."""

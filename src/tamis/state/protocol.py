@@ -6,7 +6,7 @@ acknowledged is on disk, a repeated event id is applied once, and the state can 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from tamis.bloom import Bloom
 from tamis.types import TIMELINE
+
+FORGOTTEN: Final = 2**32 - 1
+"""`UserRow.imported` of somebody who was deleted and came back: later than any import."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,7 +58,8 @@ class UserRow:
 
     timeline: structured array of types.TIMELINE, oldest first, at most `timeline_limit` newest entries, only the
     actions the state was told to keep there.   seen: Bloom filters of shown items, newest last; an item is seen when
-    any of them has it.   counts: events per action code.
+    any of them has it.   counts: events per action code.   imported: the last import of the project's data whose events
+    are in the row, 0 = none; FORGOTTEN = the user was deleted before, and no import counts.
     """
 
     profile: Mapping[str, Any]
@@ -63,10 +67,31 @@ class UserRow:
     seen: tuple[Bloom, ...]
     counts: NDArray[np.int64]
     known: bool
+    imported: int = 0
+
+    @property
+    def trusted(self) -> bool:
+        """Whether what a bundle learnt under this id may be used: the user is known and was never deleted."""
+        return self.known and self.imported != FORGOTTEN
 
     @staticmethod
     def unknown(actions: int) -> "UserRow":
         return UserRow({}, np.empty(0, TIMELINE), (), np.zeros(actions, np.int64), False)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What imports say that one user did, for `State.absorb`.
+
+    entries: [n] of types.TIMELINE, oldest first, of all actions.   imports: [n] the import that brought each entry.
+    event_ids: [n] "" where the data set has none.   imported: the newest import there is.
+    """
+
+    user_id: str
+    entries: NDArray[Any]
+    imports: NDArray[np.int64]
+    event_ids: Sequence[str]
+    imported: int
 
 
 class State(Protocol):
@@ -96,6 +121,8 @@ class State(Protocol):
     def delete_user(self, user_id: str) -> bool:
         """Forgets the user everywhere: row, log entries, event ids. False when he was unknown.
 
+        What stays is that he was deleted: his row is FORGOTTEN should he come back.
+
         Sequence numbers are never given out again, so a reader of the log misses nothing. An event of his that is sent
         again afterwards is a new one.
         """
@@ -117,6 +144,14 @@ class State(Protocol):
         """Loads rows built from a data set's history (`fold.row_from_history`), in batches. → rows written.
 
         Users already known are left alone, and users who were deleted do not come back.
+        """
+        ...
+
+    def absorb(self, pasts: Iterator[Past]) -> int:
+        """Folds imported events into the rows of users already known, each import once per user. → events folded.
+
+        Entries of imports that a row has already, and events whose id was applied live, are left out; so are users who
+        are unknown (`seed` brings them) and those who were deleted before.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 Little endian, every section at a multiple of 8 bytes up to the timeline:
 
-    header     format u16, counters u8, generations u8, timeline entries u32, profile bytes u32, spare u32,
+    header     format u16, counters u8, generations u8, timeline entries u32, profile bytes u32, imports folded in u32,
                sequence number of the user's last event u64 (0 = none)
     counters   i64 each, one per action code
     timeline   types.TIMELINE entries, oldest first
@@ -21,13 +21,15 @@ import numpy as np
 
 from tamis.bloom import Bloom
 from tamis.errors import RequestError, StateError
-from tamis.state.protocol import UserRow
+from tamis.state.protocol import FORGOTTEN, UserRow
 from tamis.types import ACTIONS, TIMELINE
 
 _FORMAT: Final = 1
 _HEADER: Final = struct.Struct("<HBBIIIQ")
 _LAST: Final = struct.Struct("<Q")
 _LAST_OFFSET: Final = _HEADER.size - _LAST.size
+_IMPORTED: Final = struct.Struct("<I")
+_IMPORTED_OFFSET: Final = _LAST_OFFSET - _IMPORTED.size
 _EMPTY_PROFILE: Final = msgspec.msgpack.encode({})
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _PROFILE: Final = msgspec.msgpack.Decoder(dict[str, Any])
@@ -42,15 +44,28 @@ class Draft:
     seen: list[bytearray]
     profile: bytes
     last: int
+    imported: int
 
     @staticmethod
     def empty() -> "Draft":
-        return Draft([0] * len(ACTIONS), bytearray(), [], _EMPTY_PROFILE, 0)
+        return Draft([0] * len(ACTIONS), bytearray(), [], _EMPTY_PROFILE, 0, 0)
+
+
+def returned() -> bytes:
+    """The row with which somebody who was deleted begins anew."""
+    draft = Draft.empty()
+    draft.imported = FORGOTTEN
+    return pack(draft)
 
 
 def last_sequence(raw: bytes | None) -> int:
     """The sequence number of the user's last event; 0 when there is no row or no event."""
     return 0 if raw is None else int(_LAST.unpack_from(raw, _LAST_OFFSET)[0])
+
+
+def last_import(raw: bytes) -> int:
+    """The last import whose events are in the row; 0 when none is."""
+    return int(_IMPORTED.unpack_from(raw, _IMPORTED_OFFSET)[0])
 
 
 def unpack(raw: bytes | None) -> Draft:
@@ -68,13 +83,13 @@ def unpack(raw: bytes | None) -> Draft:
     for size in sizes:
         seen.append(bytearray(raw[at : at + size]))
         at += size
-    return Draft(counts, timeline, seen, raw[at:], last)
+    return Draft(counts, timeline, seen, raw[at:], last, last_import(raw))
 
 
 def pack(draft: Draft) -> bytes:
     """The one value that `unpack` and `user_row` read."""
     entries = len(draft.timeline) // TIMELINE.itemsize
-    header = (_FORMAT, len(draft.counts), len(draft.seen), entries, len(draft.profile), 0, draft.last)
+    header = (_FORMAT, len(draft.counts), len(draft.seen), entries, len(draft.profile), draft.imported, draft.last)
     return b"".join(
         (
             _HEADER.pack(*header),
@@ -103,7 +118,7 @@ def user_row(raw: bytes | None) -> UserRow:
     for size in sizes:
         seen.append(Bloom.from_bytes(raw[at : at + size]))
         at += size
-    return UserRow(_PROFILE.decode(raw[at:]), timeline, tuple(seen), counts, True)
+    return UserRow(_PROFILE.decode(raw[at:]), timeline, tuple(seen), counts, True, last_import(raw))
 
 
 def pack_row(row: UserRow, timeline_limit: int, generations: int) -> bytes:
@@ -112,7 +127,7 @@ def pack_row(row: UserRow, timeline_limit: int, generations: int) -> bytes:
     counts = [int(count) for count in row.counts]
     counts += [0] * (len(ACTIONS) - len(counts))
     seen = [bytearray(bloom.to_bytes()) for bloom in row.seen[-generations:]]
-    return pack(Draft(counts, bytearray(timeline.tobytes()), seen, pack_profile(row.profile), 0))
+    return pack(Draft(counts, bytearray(timeline.tobytes()), seen, pack_profile(row.profile), 0, row.imported))
 
 
 def pack_profile(profile: Mapping[str, Any]) -> bytes:

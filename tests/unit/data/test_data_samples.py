@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from tamis.config import convert
 from tamis.data.dataset import Events, Requests
 from tamis.data.negatives import there_since
 from tamis.data.samples import Log, SampleConfig, Samples, Timeline, build_samples
-from tamis.errors import ArtifactError, ConfigError
+from tamis.errors import ConfigError
 from tamis.types import Action
 
 HOUR = 3600.0
@@ -199,11 +198,9 @@ def test_unknown_actions_and_negative_numbers_are_refused() -> None:
             convert(wrong, SampleConfig)
 
 
-def test_an_empty_log_gives_empty_samples(tmp_path: Path) -> None:
+def test_an_empty_log_gives_empty_samples() -> None:
     samples = build_samples(log(events()), 0, 1e9, SampleConfig())
     assert (len(samples), len(samples.item), samples.first.tolist(), samples.labels) == (0, 0, [0], {})
-    samples.save(tmp_path)
-    assert len(Samples.load(tmp_path)) == 0
 
 
 actions = st.sampled_from([Action.IMPRESSION, Action.IMPRESSION, Action.CLICK, Action.LIKE, Action.PLAY])
@@ -271,28 +268,6 @@ def test_samples_agree_with_a_plain_loop_over_the_log(
         history = samples.timeline.time[samples.history_start[j] : samples.history_end[j]].tolist()
         liked = np.isin(logged.action, [Action.CLICK, Action.LIKE]) & (logged.user == samples.user[j])
         assert history == logged.time[liked & (logged.time < samples.time[j])].tolist()
-
-
-def test_samples_survive_the_disk_and_are_memory_mapped(tmp_path: Path) -> None:
-    logged = events(
-        shown(0, 1, 100, 0, 0), shown(0, 2, 100, 0, 1), did(Action.CLICK, 0, 2, 101, 0), shown(1, 2, 300, 1)
-    )
-    pages = requests((0, 0, 100, "feed"), (1, 1, 300, "tab"), device=["phone", None])
-    samples = build_samples(log(logged, pages), 0, 1e9, SampleConfig())
-    samples.save(tmp_path)
-    loaded = Samples.load(tmp_path)
-    for name in ("user", "time", "scene", "history_start", "history_end", "first", "item", "position"):
-        assert getattr(loaded, name).tolist() == getattr(samples, name).tolist()
-        assert isinstance(getattr(loaded, name).base, np.memmap)
-    assert loaded.scenes == samples.scenes
-    assert loaded.context.equals(samples.context)
-    assert {k: v.tolist() for k, v in loaded.labels.items()} == {k: v.tolist() for k, v in samples.labels.items()}
-    assert loaded.timeline.starts.tolist() == samples.timeline.starts.tolist()
-
-
-def test_loading_samples_that_are_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="samples"):
-        Samples.load(tmp_path)
 
 
 def clicks(count: int = 60, users: int = 5, items: int = 30) -> Events:

@@ -3,10 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.features.fields import Codes, Learned, encode_number, learn, size, text
-from tamis.features.spec import Bucket, Category, Hash, Number, Tags
+from tamis.features.fields import Codes, Learned, encode_number, learn, problem, size, text
+from tamis.features.spec import Age, Bucket, Category, Hash, Number, Tags, Vector
 
-words = st.one_of(st.none(), st.just(""), st.text(max_size=5), st.integers(-3, 3), st.floats(allow_nan=True))
+HUGE = 10**400
+words = st.one_of(
+    st.none(), st.just(""), st.text(max_size=5), st.integers(-3, 3), st.just(HUGE), st.floats(allow_nan=True)
+)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +28,7 @@ def test_codes_stay_inside_the_fields_rows_whatever_the_values(training, serving
         assert ((codes >= 100) & (codes < 100 + size(feature, learned))).all()
 
 
-@given(st.lists(st.one_of(st.none(), st.lists(words, max_size=6))), st.integers(1, 4))
+@given(st.lists(st.one_of(words, st.lists(words, max_size=6))), st.integers(1, 4))
 def test_tags_are_padded_and_never_start_with_padding(rows, width: int) -> None:
     feature = Tags(column="x", width=width)
     learned = learn(feature, rows)
@@ -64,3 +67,33 @@ def test_a_missing_or_infinite_number_is_the_mean() -> None:
 def test_a_hash_code_is_the_same_in_every_process() -> None:
     codes = Codes(Hash(column="x", buckets=1000), Learned(), 0).encode(["alpha", "beta", None])
     assert codes[:, 0].tolist() == [948, 428, 0]
+
+
+def test_a_tag_alone_is_a_list_of_one() -> None:
+    feature = Tags(column="x", width=2)
+    learned = learn(feature, [["rock", "jazz"], "rock", 7])
+    assert learned.words == ("rock", "7", "jazz")
+    assert Codes(feature, learned, 10).encode(["rock", 7, "r"]).tolist() == [[11, 0], [12, 0], [10, 0]]
+
+
+@pytest.mark.parametrize(
+    ("feature", "good", "bad"),
+    [
+        (Tags(column="x"), [[], ["a", 1], None], ["a", 5, HUGE]),
+        (Number(column="x"), [1, 2.5, "3", "", True, None], [HUGE, "many", [1], float("inf")]),
+        (Bucket(column="x"), [1, None], [-HUGE, "many", ["1"]]),
+        (Age(), [1, None], [HUGE]),
+        (Vector(column="x"), [[1, 2.0], [], None], ["12", 3, [1, "2"], [HUGE], [float("nan")]]),
+        (Category(column="x"), ["a", 1, HUGE, None], [["a"]]),
+        (Hash(column="x", buckets=3), ["a", HUGE, None], [["a"]]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_feature_cannot_be_made_of_is_said_in_few_words(feature, good, bad) -> None:
+    for value in good:
+        assert problem(feature, value) == ""
+        if not isinstance(feature, Age | Number | Vector):
+            Codes(feature, learn(feature, [value]), 0).encode([value])
+    for value in bad:
+        assert "wanted" in problem(feature, value)
+        assert len(problem(feature, value)) < 100

@@ -9,7 +9,7 @@ from tamis.bloom import Bloom, Generations
 from tamis.filters.blocked import Blocked, BlockedConfig
 from tamis.filters.excluded import Excluded, ExcludedConfig
 from tamis.filters.seen import Seen, SeenConfig
-from tamis.types import Action, Candidates, Catalog, Exact, Features, History, Query
+from tamis.types import Candidates, Catalog, Exact, Features, History, Query
 
 
 def query(**other: Any) -> Query:
@@ -42,12 +42,11 @@ def test_items_taken_down_do_not_pass() -> None:
     assert Blocked(BlockedConfig()).keep(asked, Candidates.of([2, 3, 4])).tolist() == [True, False, True]
 
 
-def test_what_the_caller_excludes_and_the_user_hid_does_not_pass() -> None:
-    history = History(np.array([5, 6, -1]), np.array([Action.HIDE, Action.CLICK, Action.HIDE], np.uint8), np.zeros(3))
-    asked = query(exclude=np.array([1, 99]), history=history)
+def test_what_the_caller_excludes_does_not_pass() -> None:
     items = Candidates.of([0, 1, 5, 6])
-    assert Excluded(ExcludedConfig()).keep(asked, items).tolist() == [True, False, False, True]
-    assert Excluded(ExcludedConfig(hide=False)).keep(asked, items).tolist() == [True, False, True, True]
+    asked = query(exclude=np.array([1, 99, 6]))
+    assert Excluded(ExcludedConfig()).keep(asked, items).tolist() == [True, False, True, False]
+    assert Excluded(ExcludedConfig()).keep(query(), items).all()
 
 
 @pytest.mark.parametrize(

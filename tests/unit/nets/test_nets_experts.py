@@ -4,10 +4,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from tamis.nets.experts import Experts, GateUse, _Mix, drop_gates, mix
+from tamis.nets.experts import Experts, GateUse, _Mix, mix
 from tamis.nets.spread import Rows
 
 EXPERTS = torch.tensor([[[1.0, 0, 2], [0, 1, -1], [3, 3, 0]]])  # [n = 1, e = 3, h = 3]
+
+
+def drop_gates(gates: Tensor, keep: Tensor) -> Tensor:
+    """Gates [n, t, e] without the experts that are not kept, the rest rescaled to sum 1.
+
+    keep: [n, t, e] bool. Where no expert is kept the gates stay as they are.
+    """
+    kept = gates * keep
+    total = kept.sum(-1, keepdim=True)
+    alive = total > 0
+    return torch.where(alive, kept / torch.where(alive, total, 1.0), gates)
 
 
 def experts(count: int, tasks: int = 2, seed: int = 1) -> Experts:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tamis.config import convert
 from tamis.errors import ConfigError
-from tamis.rerank.greedy import Likeness, likenesses, unit
+from tamis.rerank.greedy import Likeness, _like, unit
 from tamis.rerank.mmr import Mmr, MmrConfig, mmr, mmr_of_matrix, scaled
 from tamis.rerank.rules import RunConfig
 from tamis.types import Candidates, Catalog, Features, History, Query
@@ -20,6 +20,14 @@ NEAR = np.eye(5)
 for pair, value in PAIRS.items():
     a, b = ("ABCDE".index(letter) for letter in pair)
     NEAR[a, b] = NEAR[b, a] = value
+
+
+def likenesses(likeness: Likeness, n: int) -> np.ndarray:
+    """[n, n] all of it at once; the loop computes only the rows of what it picks."""
+    out = np.empty((n, n))
+    for row in range(n):
+        _like(likeness, row, out[row])
+    return out
 
 
 def letters(trade_off: float, window: int | None = None, size: int = 5) -> str:

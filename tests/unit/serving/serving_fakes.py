@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tamis.artifact import Bundle, BundleWriter, open_bundle
 from tamis.data.ids import Ids
-from tamis.errors import NotFound
+from tamis.errors import NotFound, RequestError
 from tamis.funnel import Funnel, Stage
 from tamis.serving.app import create
 from tamis.serving.engine import Engine
@@ -134,6 +134,10 @@ class FakeModel:
         rows = [ItemRow(item_id=f"i{n}", publish_time=NOW - 1000.0 * (n + 1)) for n in range(self.items)]
         return Catalog.of(item_keys(row.item_id for row in rows), self.item_rows(rows))
 
+    def check(self, side: str, values: Mapping[str, Any]) -> None:
+        if values.get("tags") == "no list":
+            raise RequestError("tags: wanted a list", "tags")
+
     def query_features(self, user: int, profile: Mapping[str, Any], counts: NDArray[Any], moment: Any) -> Features:
         return Features(np.array([[user + 1]], np.int32), np.array([[counts.sum()]], np.float32))
 
@@ -148,10 +152,11 @@ class FakeModel:
             "vector": np.array([row.vector or (0.0,) * self.width for row in rows], np.float32).reshape(-1, self.width),
         }
 
-    def similar(self, item: int, size: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def similar(self, item: int, size: int, catalog: Catalog) -> tuple[NDArray[Any], NDArray[Any]]:
         if item == self.items - 1:
             raise NotFound("no neighbours", "item_id")
-        near = np.arange(item + 1, min(item + 1 + size, self.items))
+        near = np.flatnonzero(~catalog.closed)
+        near = near[near != item][:size] if item >= self.items else near[near > item][:size]
         return near, 1.0 / (1.0 + np.arange(len(near)))
 
     def describe(self, item: int) -> ItemRow:

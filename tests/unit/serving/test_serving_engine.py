@@ -170,18 +170,17 @@ def test_similar_items_are_open_ones_nearest_first() -> None:
     made = engine()
     made.delete_item("i6")
     reply = made.similar("i5", 3)
-    assert [item.item_id for item in reply.items] == ["i7", "i8"]
-    assert made.similar("i5", 1).items == []
+    assert [item.item_id for item in reply.items] == ["i7", "i8", "i9"]
 
 
-def test_an_item_nobody_knows_has_no_neighbours_and_a_fresh_one_has_none_yet() -> None:
+def test_an_item_nobody_knows_has_no_neighbours_and_a_fresh_one_may_have_some() -> None:
     made = engine()
     with pytest.raises(NotFound):
         made.similar("x", 3)
     with pytest.raises(NotFound):
         made.similar(f"i{ITEMS - 1}", 3)
     made.put_item("new", ItemRequest())
-    assert made.similar("new", 3).items == []
+    assert [item.item_id for item in made.similar("new", 2).items] == ["i0", "i1"]
 
 
 # ---- events ------------------------------------------------------------------------------------------------------
@@ -250,6 +249,18 @@ def test_a_vector_of_another_width_is_refused() -> None:
         engine().put_item("new", ItemRequest(vector=(1.0, 2.0)))
 
 
+def test_what_no_feature_can_be_made_of_is_refused_at_the_door() -> None:
+    made = engine()
+    for refused in (
+        lambda: made.put_user("u1", {"tags": "no list"}),
+        lambda: made.put_item("i1", ItemRequest(extra={"tags": "no list"})),
+        lambda: shown(made, context={"tags": "no list"}),
+    ):
+        with pytest.raises(RequestError, match="wanted a list") as error:
+            refused()
+        assert error.value.field == "tags"
+
+
 def test_a_user_is_put_read_and_forgotten() -> None:
     made = engine()
     with pytest.raises(NotFound):
@@ -263,6 +274,25 @@ def test_a_user_is_put_read_and_forgotten() -> None:
     for call in (made.user, made.delete_user):
         with pytest.raises(NotFound):
             call("someone")
+
+
+def test_nothing_learnt_of_a_deleted_user_is_used_even_when_he_comes_back() -> None:
+    seen: list[Query] = []
+
+    class Spy:
+        def emit(self, query: Query, page: Page) -> None:
+            seen.append(query)
+
+    made = engine()
+    made.observe([click("i1")])
+    made.recommend(RecommendRequest(user_id="u1"), Spy())
+    made.delete_user("u1")
+    made.recommend(RecommendRequest(user_id="u1"), Spy())
+    made.observe([click("i2")])
+    made.recommend(RecommendRequest(user_id="u1"), Spy())
+    made.recommend(RecommendRequest(user_id="u2"), Spy())
+    assert [query.user for query in seen] == [1, -1, -1, -1]
+    assert [query.features.codes.tolist() for query in seen] == [[[2]], [[0]], [[0]], [[0]]]
 
 
 def test_ids_sort_by_time_and_never_repeat() -> None:

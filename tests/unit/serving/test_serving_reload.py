@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from tamis.artifact import publish
 from tamis.serving.app import create
-from tamis.serving.engine import Engine
+from tamis.serving.engine import Engine, StandardLimits
 from tamis.serving.reload import BundleWatch, warm_up
 from tamis.serving.service import Fleet, Service
 from tamis.serving.wire import RecommendRequest
@@ -107,10 +107,13 @@ def test_a_worker_that_starts_on_a_bad_bundle_serves_the_newest_good_one(tmp_pat
     bad = write_bundle(tmp_path)
     while bad.name < good.name:  # names within one second are in random order
         bad = write_bundle(tmp_path)
+    publish(good)
+    held_back = write_bundle(tmp_path)  # by the gate: it must not serve, however new it is
     damage(bad.path)
     publish(bad)
     assert watch(tmp_path, swaps).first()
     assert swaps.names == [good.name]
+    assert held_back.path.is_dir()
 
 
 def test_a_folder_of_bad_bundles_serves_nothing(tmp_path: Path, swaps: Swaps) -> None:
@@ -143,6 +146,11 @@ def test_warming_up_asks_for_real_users_and_leaves_no_trace() -> None:
     warm_up(made)
     assert state.log() == []
     assert not state.user("u0").known
+
+
+def test_warming_up_keeps_to_a_small_page() -> None:
+    small = Engine(FakeModel(), Memory(), StandardLimits(most_items=5))
+    warm_up(small)
 
 
 def test_no_request_fails_while_bundles_are_swapped_and_refused(tmp_path: Path) -> None:

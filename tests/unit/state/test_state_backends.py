@@ -19,7 +19,7 @@ from tamis.errors import RequestError
 from tamis.state.fold import row_from_history
 from tamis.state.lmdb_ import Lmdb
 from tamis.state.memory import Memory
-from tamis.state.protocol import Event, ItemRow, State, UserRow
+from tamis.state.protocol import FORGOTTEN, Event, ItemRow, Past, State, UserRow
 from tamis.state.settings import StateConfig
 from tamis.types import ACTION_CODE, ACTIONS, TIMELINE, Action, item_key, item_keys
 
@@ -411,6 +411,48 @@ def test_seeding_leaves_known_and_deleted_users_alone(reopen: Reopen) -> None:
     assert not state.user("deleted").known
     assert_same(state.user("fresh"), row)
     assert state.log()[-1][1].user_id == "known"
+
+
+def past(user: str, keys: list[int], imports: list[int], ids: list[str] | None = None) -> Past:
+    entries = np.zeros(len(keys), TIMELINE)
+    entries["key"], entries["time"], entries["action"] = keys, np.arange(len(keys)), Action.CLICK
+    return Past(user, entries, np.array(imports), ids or [""] * len(keys), max(imports))
+
+
+def test_absorbing_folds_each_import_once_into_users_who_are_known(reopen: Reopen) -> None:
+    state = reopen()
+    state.apply(events(1, user="live"))
+    for _ in range(2):
+        assert state.absorb(iter([past("nobody", [1], [1])])) == 0
+    assert not state.user("nobody").known
+    assert state.absorb(iter([past("live", [7, 8], [1, 2])])) == 2
+    assert state.absorb(iter([past("live", [7, 8, 9], [1, 2, 3])])) == 1
+    assert state.absorb(iter([past("live", [7, 8, 9], [1, 2, 3])])) == 0
+    row = reopen().user("live")
+    assert (row.counts.sum(), row.imported) == (4, 3)
+    assert set(row.timeline["key"].tolist()) == {7, 8, 9, item_key("item-0")}
+
+
+def test_what_was_applied_live_is_not_absorbed_again(state: State) -> None:
+    state.apply(events(2))
+    ids = ["u/0", "other", "u/1", ""]
+    assert state.absorb(iter([past("u", [1, 2, 3, 4], [1] * 4, ids)])) == 2
+    assert state.user("u").counts.sum() == 4
+
+
+@pytest.mark.parametrize("returns", [lambda s: s.put_user("u", {}), lambda s: s.apply(events(1))])
+def test_who_was_deleted_and_came_back_is_not_trusted_and_absorbs_nothing(reopen: Reopen, returns: Any) -> None:
+    state = reopen()
+    state.apply(events(1))
+    assert state.user("u").trusted
+    state.delete_user("u")
+    assert not state.user("u").trusted
+    returns(state)
+    state = reopen()
+    assert state.absorb(iter([past("u", [1], [1])])) == 0
+    state.apply([event(9)])
+    row = state.user("u")
+    assert (row.known, row.trusted, row.imported) == (True, False, FORGOTTEN)
 
 
 def test_a_seeded_row_is_sorted_and_cut_to_the_settings(state: State) -> None:

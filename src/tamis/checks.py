@@ -1,0 +1,52 @@
+"""What a whole configuration may not say although each of its sections could be read.
+
+Keys mean the same in every part that has them, so one table bounds them all; each problem begins with the path.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from tamis.types import ACTIONS
+
+_LEAST: Final[Mapping[str, float]] = {
+    "epochs": 1, "batch_size": 1, "threads": 1, "experts": 1, "patience": 0, "l2": 0, "decay_to": 0,
+    "extra_negatives": 0, "extra_exponent": 0, "log_q": 0, "unshown": 0, "shown_power": 0, "negatives": 0,
+    "popularity_power": 0,
+}  # fmt: skip
+_ABOVE_ZERO: Final = ("learning_rate", "embedding_learning_rate", "play_limit_seconds", "temperature")
+_WIDTHS: Final = ("user_layers", "item_layers", "cross_layers", "expert_hidden", "tower_hidden")
+_ACTIONS: Final = ("interest_actions", "positive", "positives", "heads", "labels")
+
+
+def unknown_actions(config: msgspec.Struct) -> Iterator[str]:
+    """A problem for each list of actions with a name in it that is none, or that nobody does (an impression)."""
+    known = ACTIONS[1:]
+    for path, name, value in _settings(config, ""):
+        if name in _ACTIONS and (unknown := [action for action in value if action not in known]):
+            yield f"{path} names {unknown}; there are {', '.join(known)}"
+
+
+def impossible_numbers(config: msgspec.Struct) -> Iterator[str]:
+    """A problem for each number outside the bounds that its key has everywhere."""
+    for path, name, value in _settings(config, ""):
+        if name in _LEAST and value < _LEAST[name]:
+            yield f"{path} is {value}: wanted at least {_LEAST[name]}"
+        if name in _ABOVE_ZERO and value <= 0:
+            yield f"{path} is {value}: wanted above 0"
+        if name in _WIDTHS and min(value, default=1) < 1:
+            yield f"{path} is {list(value)}: wanted widths of at least 1"
+
+
+def _settings(node: Any, path: str) -> Iterator[tuple[str, str, Any]]:
+    """(path, key, value) of every key of every section below a node; keys of mappings are names, not settings."""
+    if isinstance(node, Mapping):
+        for name, below in node.items():
+            yield from _settings(below, f"{path}.{name}")
+    elif isinstance(node, msgspec.Struct):
+        for name in node.__struct_fields__:
+            value = getattr(node, name)
+            here = f"{path}.{name}".removeprefix(".")
+            yield here, name, value
+            yield from _settings(value, here)

@@ -1,0 +1,117 @@
+"""Settings that cannot work fail when they are read, with the path of the key, and not an hour later in a training."""
+
+import re
+import tomllib
+from importlib import resources
+from typing import Any
+
+import pytest
+
+from tamis.assemble import ProjectConfig
+from tamis.config import convert
+from tamis.errors import ConfigError
+from tamis.serving.load import LoadPlan
+
+DEMO = tomllib.loads((resources.files("tamis") / "configs/demo.toml").read_text(encoding="utf-8"))
+TOWER, LIGHT, HEADS = "funnel.recall.steps.two_tower", "funnel.prerank.steps.three_tower", "funnel.rank.steps.heads"
+
+
+def patched(path: str, value: Any) -> dict[str, Any]:
+    """The demo's configuration with one key set; sections on the way are copied or made."""
+    tree = node = dict(DEMO)
+    *parents, last = path.split(".")
+    for name in parents:
+        node[name] = dict(node.get(name, {}))
+        node = node[name]
+    node[last] = value
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("train.interest_actions", ["click", "stare"]),
+        ("train.interest_actions", []),
+        ("train.keep_bundles", -1),
+        ("train.keep_bundles", 1),
+        ("train.gate", 1.5),
+        ("train.seed", -1),
+        ("evaluate.positive", ["stare"]),
+        ("evaluate.positive", []),
+        ("evaluate.most_users", 0),
+        ("samples.positives", ["impression"]),
+        ("samples.labels", ["impression"]),
+        ("samples.popularity_power", -1.0),
+        ("split.offset_hours", 48.0),
+        ("split.test_since", -1.0),
+        ("serving.workers", 0),
+        ("serving.threads", 0),
+        ("serving.queue", -1),
+        ("serving.deadline_ms", 0.0),
+        ("serving.most_items", 0),
+        ("serving.most_events", 0),
+        ("serving.most_body_bytes", 0),
+        ("serving.reload_seconds", 0.0),
+        ("serving.rest_port", 0),
+        ("serving.rest_port", 70_000),
+        ("features.refresh_hours", 0.0),
+        ("features.refresh_hours", float("nan")),
+        ("features.item.click_rate.prior", 0.0),
+        ("features.item.duration.count", 0),
+        ("features.item.keywords.width", 0),
+        ("features.user.user_id.min_count", -1),
+        ("features.item.quality.lowest", 2e12),
+        ("features.item.duration.edges", [3.0, 1.0]),
+        ("features.history.length", 0),
+        ("features.history.fields", ["item_id", "quality"]),
+        ("features.history.fields", ["item_id", "item_id"]),
+        ("funnel.recall.limit", -5),
+        ("funnel.recall.budget_ms", -1.0),
+        ("funnel.recall.steps.popular.limit", -5),
+        ("funnel.rerank.steps.diverse.limit", -5),
+        ("funnel.recall.steps.seen.limit", 5),
+        ("funnel.prerank.steps.three_tower.limit", 5),
+        (f"{TOWER}.positives", ["stare"]),
+        (f"{TOWER}.epochs", 0),
+        (f"{TOWER}.learning_rate", 0.0),
+        (f"{TOWER}.index", {"exact_up_to": -1}),
+        (f"{TOWER}.extra_negatives", -1),
+        (f"{LIGHT}.heads", ["click", "stare"]),
+        (f"{LIGHT}.unshown", -1),
+        (f"{HEADS}.heads", ["stare"]),
+        (f"{HEADS}.batch_size", 0),
+        (f"{HEADS}.threads", 0),
+        (f"{HEADS}.play_limit_seconds", 0.0),
+        (f"{HEADS}.tower_hidden", [0]),
+        ("funnel.rank.steps.fuse.weights.like", float("inf")),
+    ],
+)
+def test_an_impossible_setting_fails_with_its_path(path: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as refused:
+        convert(patched(path, value), ProjectConfig)
+    message = str(refused.value).replace("[...]", "")
+    section, key = path.split(".")[0], path.split(".")[-1]
+    assert section in message
+    assert re.search(rf"\b{key}\b", message), message
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", "a.b", ""])
+def test_a_step_that_could_not_be_a_folder_is_refused(name: str) -> None:
+    tree = patched("funnel.recall.steps", {name: {"kind": "seen"}})
+    with pytest.raises(ConfigError, match=r"funnel\.recall\.steps"):
+        convert(tree, ProjectConfig)
+
+
+def test_two_sources_of_one_name_are_refused_before_anything_is_trained() -> None:
+    with pytest.raises(ConfigError, match=r"funnel\.prerank\.steps\.popular: another source"):
+        convert(patched("funnel.prerank.steps.popular", {"kind": "popular"}), ProjectConfig)
+
+
+def test_the_demo_itself_is_fine() -> None:
+    assert convert(DEMO, ProjectConfig).serving.workers == 1
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(0.0, 1.0), (1.0, 0.0), (float("inf"), 1.0)])
+def test_a_load_that_cannot_be_sent_is_refused(rate: float, seconds: float) -> None:
+    with pytest.raises(ConfigError, match="wanted both above 0"):
+        LoadPlan(url="http://x", rate=rate, seconds=seconds)

@@ -1,0 +1,125 @@
+"""Training some parts, or on some of the data."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+import pytest
+
+from tamis.artifact import current_name
+from tamis.assemble import ProjectConfig, load_model
+from tamis.config import override
+from tamis.data.tables import RawTables
+from tamis.errors import ArtifactError, ConfigError, DataError
+from tamis.project import Project
+from tamis.train import Choice, Trained, train
+
+
+@pytest.fixture
+def feed(tiny: Any, tmp_path: Path) -> Project:
+    """A copy of the tiny project that a test may train again."""
+    folder = tmp_path / "feed"
+    shutil.copytree(tiny.project.folder, folder, symlinks=True)
+    return Project(folder)
+
+
+def again(feed: Project, tiny: Any, choice: Choice, patches: dict[str, Any] | None = None) -> Trained:
+    config: ProjectConfig = override(load_model(tiny.trained.bundle).config, {"train.gate": 1.0, **(patches or {})})
+    return train(config, feed.data, feed.bundles, choice=choice)
+
+
+def hashes(trained: Trained, part: str) -> dict[str, Any]:
+    return {name: facts for name, facts in trained.bundle.manifest.files.items() if name.startswith(f"{part}/")}
+
+
+def test_only_the_named_parts_change_and_the_bundle_says_what_it_kept(feed: Project, tiny: Any) -> None:
+    made = again(feed, tiny, Choice(only=("recall.itemcf", "popular")), {"funnel.recall.steps.itemcf.neighbours": 3})
+    kept = {"recall.two_tower", "prerank.three_tower", "rank.heads"}
+    for part in kept:
+        assert hashes(made, part) == hashes(tiny.trained, part) != {}
+    assert hashes(made, "recall.itemcf") != hashes(tiny.trained, "recall.itemcf")
+    assert hashes(made, "recall.popular") == hashes(tiny.trained, "recall.popular")  # the same data, the same bytes
+    said = made.bundle.manifest.kept
+    assert kept <= set(said)
+    assert {"recall.itemcf", "recall.popular"}.isdisjoint(said)
+    assert set(said.values()) == {tiny.trained.bundle.name}
+    assert made.published
+    assert current_name(feed.bundles) == made.bundle.name
+    once_more = again(feed, tiny, Choice(only=("popular",)), {"funnel.recall.steps.itemcf.neighbours": 3})
+    said = once_more.bundle.manifest.kept
+    assert (said["recall.itemcf"], said["rank.heads"]) == (made.bundle.name, tiny.trained.bundle.name)
+
+
+def test_kept_parts_work_beside_items_and_users_that_came_since(feed: Project, tiny: Any) -> None:
+    last = tiny.dataset.span()[1]
+    old_user, old_item = tiny.dataset.user_ids.external(1), tiny.dataset.item_ids.external(3)
+    events = [
+        {"user_id": user, "item_id": item, "action": "click", "time": last - 90_000.0 + n}
+        for user in ("new-1", "new-2", old_user)
+        for n, item in enumerate(("fresh-1", "fresh-2", old_item))
+    ]
+    feed.bring(RawTables.of(events=pl.DataFrame(events)))
+    made = again(feed, tiny, Choice(only=("itemcf",)))
+    model = load_model(made.bundle)
+    assert len(model.catalog) == len(tiny.dataset.items) + 2
+    number = model.item_ids.number("fresh-1")
+    near = model.similar(number, 5, model.catalog)[0]
+    assert model.item_ids.number("fresh-2") in near  # the new table knows it
+    page = feed.recommend("new-1", 10)
+    assert page.reply.bundle == made.bundle.name
+    assert len(page.items) == 10
+    assert not page.reply.degraded
+
+
+@pytest.mark.parametrize(
+    ("only", "patches", "message"),
+    [
+        (("nothing",), {}, r"--only nothing: no such step; there are recall\.two_tower"),
+        (("popular",), {"funnel.recall.steps.itemcf.neighbours": 3}, r"funnel\.recall\.itemcf has other settings"),
+        (("popular",), {"funnel.recall.steps.more": {"kind": "newest"}}, r"funnel\.recall\.more is new"),
+        (("popular",), {"features.history.length": 9}, r"\[features\] differ"),
+        (("popular",), {"split.test_days": 3}, "learnt from days that are held out now"),
+    ],
+)
+def test_parts_that_do_not_fit_are_not_kept(
+    feed: Project, tiny: Any, only: tuple[str, ...], patches: dict[str, Any], message: str
+) -> None:
+    before = sorted(path.name for path in feed.bundles.iterdir())
+    with pytest.raises(ConfigError, match=message):
+        again(feed, tiny, Choice(only=only), patches)
+    assert sorted(path.name for path in feed.bundles.iterdir()) == before
+
+
+def test_a_bundle_of_other_data_is_not_kept(feed: Project, tiny: Any) -> None:
+    shutil.rmtree(feed.data)
+    tables = tiny.world.tables()
+    feed.bring(replace(tables, users=tables.users[::-1]))
+    with pytest.raises(ArtifactError, match="its users have other numbers"):
+        again(feed, tiny, Choice(only=("popular",)))
+
+
+def test_without_a_served_bundle_there_is_nothing_to_keep(feed: Project, tiny: Any) -> None:
+    shutil.rmtree(feed.bundles)
+    with pytest.raises(ArtifactError, match="tamis train"):
+        again(feed, tiny, Choice(only=("popular",)))
+
+
+def test_what_happened_before_since_teaches_nothing_but_stays_in_histories(feed: Project, tiny: Any) -> None:
+    until = tiny.trained.bundle.manifest.trained_to
+    patches = {"funnel.recall.steps.two_tower": None, "funnel.prerank.steps.three_tower": None}
+    patches |= {"funnel.rank.steps.heads.epochs": 1, "funnel.rank.steps.fuse.factors": {}}
+    made = again(feed, tiny, Choice(since=until - 3 * 86_400.0), patches)
+    items = np.load(made.bundle.folder("recall.popular") / "items.npy")
+    events = tiny.dataset.events(since=until - 3 * 86_400.0, until=until)
+    assert set(items.tolist()) <= set(events.item.tolist())
+    assert hashes(made, "features") == hashes(tiny.trained, "features")
+    assert msgspec.json.decode((made.bundle.path / "bundle.json").read_bytes())["kept"] == {}
+
+
+def test_a_since_after_everything_leaves_nothing_to_learn(feed: Project, tiny: Any) -> None:
+    with pytest.raises(DataError, match="choose an earlier --since"):
+        again(feed, tiny, Choice(since=tiny.dataset.span()[1] + 1))

@@ -1,0 +1,85 @@
+"""What people are shown."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from tamis import views
+from tamis.data.write import ImportReport
+from tamis.errors import ConfigError
+from tamis.project import Answer
+from tamis.serving.load import LoadReport
+from tamis.serving.wire import RecommendReply, ScoredItem, Step
+
+
+def text(view: Any) -> list[str]:
+    """The lines of a view on a wide terminal."""
+    console = Console(width=150, record=True, file=io.StringIO())
+    console.print(view)
+    return [line.rstrip() for line in console.export_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, ""), (float("nan"), ""), (0.0, "0.0000"), (12.0, "12"), (1234567.0, "1,234,567"), (0.12345, "0.1235")],
+)
+def test_numbers_are_as_a_person_reads_them(value: float | None, shown: str) -> None:
+    assert views.number(value) == shown
+
+
+def test_a_grid_leaves_out_what_is_not_there() -> None:
+    lines = text(views.grid("Title", {"a": {"x": 1.0, "y": 20.0}, "b": {"y": 0.5}}))
+    assert lines[0] == "Title"
+    assert [line.split() for line in lines[1:]] == [["x", "y"], ["a", "1.0000", "20"], ["b", "0.5000"]]
+
+
+def test_a_page_shows_its_items_and_its_steps_when_asked_for() -> None:
+    items = [ScoredItem("i7", 0.51234, "newest", "just published"), ScoredItem("[b]", 0.1, "", "")]
+    step = Step("recall", "away", "source", 0, 0, 1.234, "failed", "OSError: gone")
+    plain = RecommendReply("r", "u", "b", True, {}, items)
+    lines = text(views.page(Answer(plain)))
+    assert lines[1].split() == ["1", "i7", "0.5123", "newest", "just", "published"]
+    assert lines[2].split() == ["2", "[b]", "0.1000"]
+    lines = text(views.page(Answer(msgspec.structs.replace(plain, trace=[step]))))
+    assert lines[-1].split() == ["recall", "away", "0", "0", "1.23", "failed", "OSError:", "gone"]
+
+
+def test_an_import_shows_counts_span_and_what_was_rejected() -> None:
+    counts = {"users": 2, "events": 3}
+    report = ImportReport(counts, {"users": 5, "events": 9}, {}, {}, {"bad time": 1}, {"click": 3}, (0.0, 86400.0), 0.1)
+    lines = text(views.imported(report))
+    assert "events from 1970-01-01 00:00 to 1970-01-02 00:00 UTC: click 3" in lines
+    assert lines[-1] == "rejected: 1 rows, bad time"
+
+
+def test_ratios_and_load_show_one_line_each() -> None:
+    rows = [{"name": "speed [x]", "ours": 2.0, "peer": 1.0, "ratio": 2.0, "unit": "1/s", "wanted": "≥ 1"}]
+    lines = text(views.ratios(rows))
+    assert lines[1].split() == ["speed", "[x]", "2.000", "1.000", "1/s", "2.00", "≥", "1"]
+    report = LoadReport(10, 1.0, 10, 10, 1, 2, 3, 4, 5, 0, 0, {"429": 2}, 0.5, 3, 0.1)
+    assert "errors {'429': 2}" in [" ".join(line.split()) for line in text(views.load(report))]
+
+
+def test_training_and_report_are_shown_whole(tiny: Any) -> None:
+    shown = "\n".join(text(views.report(tiny.trained.report)))
+    assert f"bundle {tiny.trained.report.bundle}" in shown
+    for title, rows in tiny.trained.report.tables():
+        assert not rows or title in shown
+    shown = "\n".join(text(views.trained(tiny.trained)))
+    assert f"bundle {tiny.trained.bundle.name}: published" in shown
+    assert "rank.heads" in shown
+
+
+def test_lines_of_a_file_are_its_ids(tmp_path: Path) -> None:
+    assert views.lines(None) == ()
+    (tmp_path / "users").write_text(" a \n\nb\n")
+    assert views.lines(tmp_path / "users") == ("a", "b")
+    for name, content in (("none", None), ("empty", b"\n"), ("odd", b"\xff")):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=name):
+            views.lines(tmp_path / name)
