@@ -120,6 +120,38 @@ def test_the_held_out_samples_are_those_that_training_would_see(tiny, past: Past
     same(past.samples(split), wanted)
 
 
+def test_an_answer_to_a_page_of_the_training_days_labels_no_held_out_row(tiny, past, split, tmp_path: Path) -> None:
+    shutil.copytree(tiny.project.data, tmp_path / "data")
+    user, (shown, other) = tiny.dataset.user_ids.external(0), tiny.dataset.item_ids.externals([0, 1])
+    rows = [
+        (shown, "impression", -99.0, "old"),
+        (other, "impression", 10.0, "old"),  # logged late
+        (shown, "impression", 101.0, "new"),
+        (shown, "click", 200.0, "old"),
+    ]
+    events = pl.DataFrame(
+        [
+            {"user_id": user, "item_id": item, "action": action, "time": split.test_since + at, "request_id": request}
+            for item, action, at, request in rows
+        ]
+    )
+    requests = pl.DataFrame(
+        [
+            {"request_id": name, "user_id": user, "time": split.test_since + at, "scene": "feed"}
+            for name, at in (("old", -100.0), ("new", 100.0))
+        ]
+    )
+    import_tables(RawTables.of(requests=requests, events=events), tmp_path / "data")
+    dataset, config = Dataset.open(tmp_path / "data"), tiny.project.config
+    moment = Moment(split.test_since, split.test_until)
+    configs = (config.features, config.samples, config.train.interest_actions)
+    got = Past.of(past.model, dataset, split.test_until).samples(split)
+    same(got, prepare(dataset, moment, configs, encoder=past.model.encoder).valid)
+    new = int(np.flatnonzero(got.time == split.test_since + 100.0)[0])
+    assert got.item[got.first[new] : got.first[new + 1]].tolist() == [0]
+    assert got.labels["click"][got.first[new]] == 0
+
+
 def same(got: Samples, wanted: Samples) -> None:
     assert len(wanted)
     for name in ARRAYS:

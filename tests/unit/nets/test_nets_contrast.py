@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,11 +7,12 @@ import pytest
 import torch
 from toy_world import Toy, part_of
 
-from tamis.nets.contrast import ContrastBatch, _BatchMaker, batch_loss, fit_two_towers
+from tamis.nets.contrast import ContrastBatch, _BatchMaker, _Judge, batch_loss, fit_two_towers
 from tamis.nets.draws import Drawer, acted_rows
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.tower import Towers, hide, id_fields, numbers_of
 from tamis.nets.tower_plan import ContrastPlan, TowerPlan
+from tamis.types import Catalog
 
 
 def plan_of(**changes) -> ContrastPlan:
@@ -140,6 +142,19 @@ def test_hiding_replaces_the_id_and_nothing_else(toy: Toy) -> None:
     assert changed.tolist() == [column == items[0].start for column in range(codes.shape[1])]
     share = (hidden[:, items[0].start] == items[0].offset).mean()
     assert 0.35 < share < 0.65
+
+
+def test_items_of_the_future_do_not_compete_when_an_epoch_is_judged(toy: Toy) -> None:
+    inputs, plan = toy.inputs, plan_of(judge_k=10)
+    old = inputs.catalog
+    columns = {name: np.concatenate([pair[0], pair[0]]) for name, pair in old.columns.items()}
+    columns["publish_time"][len(old) :] = inputs.until + 1.0  # every item has a double that is not there yet
+    doubled = replace(inputs, catalog=Catalog.of(np.concatenate([old.keys[0], old.keys[0] + 1]), columns))
+    towers = Towers(inputs.layout, plan.towers, numbers_of(inputs), 1).eval()
+    with torch.no_grad():
+        alone, among_doubles = (_Judge(each, plan).recall(towers) for each in (inputs, doubled))
+    assert 0 < alone < 1
+    assert among_doubles == alone
 
 
 def test_without_validation_rows_all_epochs_are_trained(toy: Toy, tmp_path: Path) -> None:
