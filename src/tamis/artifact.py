@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from tamis.config import Config
 from tamis.errors import ArtifactError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MANIFEST: Final = "bundle.json"
 CURRENT: Final = "CURRENT"
 PUBLISHED: Final = "PUBLISHED"

@@ -16,7 +16,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from tamis.artifact import Bundle, load_array, save_arrays
-from tamis.checks import impossible_numbers, unknown_actions
+from tamis.checks import idle_weights, impossible_numbers, unknown_actions
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, Name, NotNegative, Share, StepConfig
 from tamis.data.dataset import Dataset
 from tamis.data.ids import Ids
@@ -145,7 +145,12 @@ class ProjectConfig(Config, frozen=True):
         forgotten = sorted(set(self.features.history.actions) - set(self.state.timeline_actions))
         if forgotten:
             raise ValueError(f"state.timeline_actions lacks {forgotten}, which features.history.actions wants")
-        for problem in (*unknown_actions(self), *impossible_numbers(self), *_sources_twice(self.funnel)):
+        for problem in (
+            *unknown_actions(self),
+            *idle_weights(self),
+            *impossible_numbers(self),
+            *_sources_twice(self.funnel),
+        ):
             raise ValueError(problem)
 
 

@@ -28,6 +28,16 @@ def unknown_actions(config: msgspec.Struct) -> Iterator[str]:
             yield f"{path} names {unknown}; there are {', '.join(known)}"
 
 
+def idle_weights(config: msgspec.Struct) -> Iterator[str]:
+    """A problem for each mapping of weights in the loss that names a head which the same step does not have."""
+    heads: tuple[str, ...] = ()
+    for path, name, value in _settings(config, ""):
+        if name == "heads":
+            heads = value
+        elif name == "head_weights" and (idle := sorted(set(value) - set(heads))):
+            yield f"{path} names {idle}, not among the heads {list(heads)}"
+
+
 def impossible_numbers(config: msgspec.Struct) -> Iterator[str]:
     """A problem for each number outside the bounds that its key has everywhere."""
     for path, name, value in _settings(config, ""):

@@ -18,7 +18,7 @@ import structlog
 from tamis import __version__
 from tamis.artifact import Bundle, BundleWriter, current_name, open_bundle, prune, publish
 from tamis.assemble import Model, ProjectConfig, artifact_name, load_model, part_of, save_model, stages_of
-from tamis.config import digest
+from tamis.config import StepConfig, digest
 from tamis.data.dataset import Dataset
 from tamis.data.ids import Ids
 from tamis.data.samples import Samples
@@ -143,25 +143,17 @@ def fit_parts(
 
 def _kept(config: ProjectConfig, bundles: Path, dataset: Dataset, split: Split, only: tuple[str, ...]) -> Kept:
     """The served bundle with all its parts but those named. Raises ConfigError, ArtifactError when they do not fit."""
-    steps = {
-        artifact_name(stage, name): (name, step)
-        for stage, stage_config in stages_of(config.funnel).items()
-        for name, step in stage_config.steps.items()
-    }
-    known = {*steps, *(name for name, _ in steps.values())}
-    if unknown := [name for name in only if name not in known]:
+    steps = _steps(config)
+    named = {artifact for artifact in steps if artifact in only or artifact.partition(".")[2] in only}
+    if unknown := [name for name in only if name not in named and name not in {a.partition(".")[2] for a in named}]:
         raise ConfigError(f"--only {', '.join(unknown)}: no such step; there are {', '.join(steps)}")
     bundle = open_bundle(bundles)
     model = load_model(bundle)
     _check_fits(config, bundle, model, dataset, split)
-    trained = {
-        artifact_name(stage, name): step
-        for stage, stage_config in stages_of(model.config.funnel).items()
-        for name, step in stage_config.steps.items()
-    }
+    trained = _steps(model.config)
     kept = {}
-    for artifact, (name, step) in steps.items():
-        if artifact in only or name in only:
+    for artifact, step in steps.items():
+        if artifact in named:
             continue
         learns = bundle.folder(artifact).is_dir() and any(bundle.folder(artifact).iterdir())
         if artifact not in trained or (learns and trained[artifact] != step):
@@ -169,6 +161,12 @@ def _kept(config: ProjectConfig, bundles: Path, dataset: Dataset, split: Split, 
             raise ConfigError(f"funnel.{artifact} {changed} and cannot be kept; name it with --only too, or train all")
         kept[artifact] = bundle.manifest.kept.get(artifact, bundle.name)
     return Kept(bundle, model, kept)
+
+
+def _steps(config: ProjectConfig) -> dict[str, StepConfig]:
+    """Artifact name → settings of each step, in the order of the funnel."""
+    stages = stages_of(config.funnel).items()
+    return {artifact_name(stage, name): step for stage, own in stages for name, step in own.steps.items()}
 
 
 def _check_fits(config: ProjectConfig, bundle: Bundle, model: Model, dataset: Dataset, split: Split) -> None:

@@ -81,7 +81,7 @@ def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
 def test_another_format_asks_for_training(tmp_path: Path) -> None:
     bundle = write(tmp_path)
     manifest = bundle.path / "bundle.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99'))
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 99'))
     with pytest.raises(ArtifactError, match="format 99"):
         open_bundle(bundle.path)
 

@@ -79,6 +79,7 @@ def patched(path: str, value: Any) -> dict[str, Any]:
         (f"{LIGHT}.heads", ["click", "stare"]),
         (f"{LIGHT}.unshown", -1),
         (f"{HEADS}.heads", ["stare"]),
+        (f"{HEADS}.head_weights", {"comment": 2.0}),
         (f"{HEADS}.batch_size", 0),
         (f"{HEADS}.threads", 0),
         (f"{HEADS}.play_limit_seconds", 0.0),

@@ -63,10 +63,10 @@ class Learned(Config, frozen=True):
 
 
 def problem(feature: FeatureConfig, value: Any) -> str:
-    """What is wrong with a raw value that a caller sent for a feature; "" when it can be used, as None always can."""
-    if value is None:
-        return ""
+    """What is wrong with a raw value that a caller sent for a feature; "" when it can be used, or says nothing."""
     many = isinstance(value, list | tuple)
+    if value is None or (many and not value):
+        return ""
     if isinstance(feature, Tags):
         return "" if many else f"got {_shown(value)}, wanted a list of values"
     if isinstance(feature, Vector):

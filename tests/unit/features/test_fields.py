@@ -84,7 +84,7 @@ def test_a_tag_alone_is_a_list_of_one() -> None:
         (Bucket(column="x"), [1, None], [-HUGE, "many", ["1"]]),
         (Age(), [1, None], [HUGE]),
         (Vector(column="x"), [[1, 2.0], [], None], ["12", 3, [1, "2"], [HUGE], [float("nan")]]),
-        (Category(column="x"), ["a", 1, HUGE, None], [["a"]]),
+        (Category(column="x"), ["a", 1, HUGE, None, ()], [["a"]]),
         (Hash(column="x", buckets=3), ["a", HUGE, None], [["a"]]),
     ],
     ids=lambda value: type(value).__name__,
