@@ -4,6 +4,10 @@ Rule. For a positive event at time t, items are drawn with probability proportio
 counted over the log at hand, among the items that were there at t (published or first seen in the log by then) and
 that the user has no event with anywhere in the log. Draws of one request are distinct. Where after some rounds of
 drawing again too few are left to find, the request has fewer negatives. (Power 0.75: Mikolov et al., 2013.)
+
+Popular negatives teach more than even ones, but they also make popular items look worse than they are: with draws in
+proportion to q, a row's log-odds are those of even draws minus ln(q · items). That term is known, so it is added to
+what a net says while it trains (`Popularity.log_odds`), and what the net has learnt then is free of it.
 """
 
 from dataclasses import dataclass
@@ -57,6 +61,15 @@ class Popularity:
         total = np.where(there > 0, self.total[np.maximum(there - 1, 0)], 0.0)
         place = np.searchsorted(self.total, random * total, "right")
         return np.where(there > 0, self.item[np.minimum(place, np.maximum(there - 1, 0))], -1)
+
+    def log_odds(self, items: NDArray[np.int32], times: NDArray[np.float64]) -> NDArray[np.float32]:
+        """[n] what drawing by weight instead of evenly adds to the log-odds of an item's row: −ln(q · items there)."""
+        place = np.empty(len(self.item), np.int64)
+        place[self.item] = np.arange(len(place))
+        weight = np.diff(self.total, prepend=0.0)[place[items]]
+        there = np.maximum(np.searchsorted(self.since, times, "right"), 1)
+        odds: NDArray[np.float64] = np.log(self.total[there - 1] / (weight * there))
+        return odds.astype(np.float32)
 
 
 def draw_negatives(

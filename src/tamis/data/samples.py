@@ -6,7 +6,7 @@ features and nothing is copied.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,7 @@ class Samples:
     position: NDArray[np.int16]  # [n] −1 = unknown
     labels: Mapping[str, NDArray[np.float32]]  # action name → [n]: 0/1; "play": seconds; only actions that occur
     timeline: Timeline
+    log_odds: NDArray[np.float32] | None = None  # [n] added by how negatives were drawn; None = rows are as they were
 
     def __len__(self) -> int:
         return len(self.user)
@@ -141,10 +142,16 @@ def build_samples(log: Log, since: float, until: float, config: SampleConfig, se
     target = np.where(target >= 0, moved[target], -1) if len(moved) else target
     rows = rows.take(np.flatnonzero(inside))
     labels = label_columns(log.events, target, len(rows), _label_names(log.events, config))
-    if sampled and len(rows):
-        popularity = Popularity.of(log.events, log.published, config.popularity_power)
-        rows, labels = _with_negatives(rows, labels, log.events, popularity, (config.negatives, seed))
-    return _grouped(rows, labels, log)
+    if not sampled or not len(rows):
+        return _grouped(rows, labels, log)
+    popularity = Popularity.of(log.events, log.published, config.popularity_power)
+    rows, labels = _with_negatives(rows, labels, log.events, popularity, (config.negatives, seed))
+    samples = _grouped(rows, labels, log)
+    return (
+        replace(samples, log_odds=popularity.log_odds(rows.item, rows.page_time))
+        if config.popularity_power
+        else samples
+    )
 
 
 def _label_names(events: Events, config: SampleConfig) -> list[str]:

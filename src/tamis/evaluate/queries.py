@@ -64,11 +64,12 @@ class Past:
         known = np.flatnonzero(place >= 0)
         older = known[requests.time[place[known]] < split.test_since]  # late answers to pages of the training days
         held_out = held_out.take(np.delete(np.arange(len(held_out)), older))
-        if not (held_out.action == Action.IMPRESSION).any():  # negatives are drawn, and by the popularity of all days
+        if not (held_out.action == Action.IMPRESSION).any():  # negatives are drawn, of what was there on any day
             held_out = events
         published = np.where(np.isfinite(self.published), self.published, np.nan)
         log = Log(held_out, requests, self.by_user, published)
-        return build_samples(log, split.test_since, split.test_until, self.model.config.samples)
+        even = replace(self.model.config.samples, popularity_power=0.0)  # what scores are meant for; see data/negatives
+        return build_samples(log, split.test_since, split.test_until, even)
 
     def catalog(self, now: float) -> Catalog:
         """The bundle's catalogue with items published after `now` closed; statistics as of the end of training."""

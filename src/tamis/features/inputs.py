@@ -109,6 +109,7 @@ class Inputs:
             item_dynamic=sides.dynamic[rows],
             row_of=row_of,
             labels={name: label[rows] for name, label in samples.labels.items()},
+            log_odds=None if samples.log_odds is None else samples.log_odds[rows],
         )
 
 

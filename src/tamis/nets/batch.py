@@ -22,6 +22,11 @@ class TensorBatch(NamedTuple):
     item_dynamic: Tensor
     row_of: Tensor
     labels: Mapping[str, Tensor]
+    log_odds: Tensor | None
+
+    def as_drawn(self, logits: Tensor) -> Tensor:
+        """Logits [heads, n] of these rows, given those [heads, n] of rows with evenly drawn negatives."""
+        return logits if self.log_odds is None else logits + self.log_odds
 
 
 def tensors(batch: NetBatch) -> TensorBatch:
@@ -35,6 +40,7 @@ def tensors(batch: NetBatch) -> TensorBatch:
         tensor(batch.item_dynamic),
         tensor(batch.row_of),
         {name: tensor(label) for name, label in batch.labels.items()},
+        None if batch.log_odds is None else tensor(batch.log_odds),
     )
 
 

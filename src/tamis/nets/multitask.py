@@ -30,6 +30,7 @@ from tamis.nets.loop import Problem, Report, train
 from tamis.nets.plans import MultitaskShape, TrainingPlan
 from tamis.nets.sequence import DinAttention, DotAttention, mean_pool
 from tamis.nets.spread import Rows, spread
+from tamis.nets.tower import hide, id_fields
 
 log = structlog.get_logger(__name__)
 _SAMPLE_REQUESTS = 5_000
@@ -106,7 +107,10 @@ class MultitaskNet(nn.Module):
 
 
 class Trained(NamedTuple):
-    """A trained net and what was learnt about it on the way. valid: head → its logits on `inputs.valid`, [n]."""
+    """A trained net and what was learnt about it on the way.
+
+    valid: head → its logits [n] on `inputs.valid`, of rows as they were drawn (`TensorBatch.as_drawn`).
+    """
 
     net: MultitaskNet
     report: Report
@@ -127,8 +131,14 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
     net = MultitaskNet(shape, inputs.layout, heads.heads, _scales(inputs, seed), generator)
     net.towers.start_at(starts(heads, samples))
 
+    users, items = id_fields(inputs)
+    random = np.random.default_rng((seed, 1))
+
     def batch(requests: NDArray[np.int64]) -> tuple[TensorBatch, Targets]:
-        whole = tensors(inputs.batch(samples, requests))
+        made = inputs.batch(samples, requests)
+        hide(made.user_codes, users, plan.unknown_share, random)
+        hide(made.item_codes, items, plan.unknown_share, random)
+        whole = tensors(made)
         return whole, heads.targets(whole.labels)
 
     def judge() -> float:
@@ -137,7 +147,7 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
     problem = Problem(
         rows=np.diff(samples.first),
         batch=batch,
-        loss=lambda pair: loss(net(pair[0][:6], pair[0].row_of), pair[1]),
+        loss=lambda pair: loss(pair[0].as_drawn(net(pair[0][:6], pair[0].row_of)), pair[1]),
         judge=judge,
         name="multitask",
         progress=inputs.progress,
@@ -147,13 +157,13 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
 
 
 def predict(net: MultitaskNet, inputs: Inputs, samples: Samples) -> dict[str, NDArray[np.float32]]:
-    """Each head's logits [n] on `samples`."""
+    """Each head's logits [n] on `samples`, of rows as they were drawn."""
     rows = np.diff(samples.first)
     parts = [np.empty((len(net.heads), 0), np.float32)]
     with torch.no_grad():
         for requests in _in_order(rows):
             batch = tensors(inputs.batch(samples, requests))
-            parts.append(net(batch[:6], batch.row_of).numpy())
+            parts.append(batch.as_drawn(net(batch[:6], batch.row_of)).numpy())
     return dict(zip(net.heads, np.concatenate(parts, 1), strict=True))
 
 

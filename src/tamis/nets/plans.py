@@ -14,6 +14,7 @@ class TrainingPlan:
     one number per row instead of two per weight.
     l2: pull of the touched embedding rows towards zero.   decay_to: learning rates fall linearly to this share.
     patience: epochs without a better validation score before stopping; 0 = never stop early, keep the last.
+    unknown_share: share of rows that are trained with the id taken away; the towers' plans have their own.
     threads: of torch.   prefetch: gather the next batch while this one is computed.
     """
 
@@ -25,6 +26,7 @@ class TrainingPlan:
     l2: float = 0.0
     decay_to: float = 1.0
     patience: int = 1
+    unknown_share: float = 0.0
     threads: int = 2
     prefetch: bool = True
 

@@ -140,7 +140,7 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
     problem = Problem(
         rows=np.diff(inputs.train.first),
         batch=batch,
-        loss=lambda pair: loss(net(pair[0]).T, pair[1]),
+        loss=lambda pair: loss(pair[0].as_drawn(net(pair[0]).T), pair[1]),
         judge=lambda: _judged(net, inputs, plan),
         name="three towers",
         progress=inputs.progress,
@@ -189,6 +189,6 @@ def _judged(net: ThreeTowers, inputs: Inputs, plan: LightPlan) -> float:
     total, count = 0.0, 0
     for start in range(0, len(requests), 256):
         batch = tensors(inputs.batch(valid, requests[start : start + 256]))
-        total += float(loss(net(batch).T, targets(batch, plan))) * len(batch.row_of)
+        total += float(loss(batch.as_drawn(net(batch).T), targets(batch, plan))) * len(batch.row_of)
         count += len(batch.row_of)
     return -total / max(1, count)

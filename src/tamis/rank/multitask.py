@@ -65,6 +65,7 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     decay_to: float = 1.0  # learning rates fall linearly to this share of themselves
     l2: float = 0.0  # pull of the touched embeddings towards zero
     calibration: Literal["platt", "isotonic", "none"] = "platt"  # learnt on the validation rows
+    unknown_share: float = 0.1  # share of rows trained without their id, for users and items that are new
     threads: int = 2  # of torch in training; another number gives other last digits
 
     def __post_init__(self) -> None:
@@ -72,8 +73,9 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
             raise ValueError(f"heads {list(self.heads)}: wanted at least one, each once")
         if not self.expert_hidden or self.experts < 1:
             raise ValueError("wanted at least one expert with at least one layer")
-        if not 0 <= self.gate_dropout < 1:
-            raise ValueError(f"gate_dropout is {self.gate_dropout}: wanted inside [0, 1)")
+        for name in ("gate_dropout", "unknown_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: wanted inside [0, 1)")
         for name in ("embedding_size", "attention_hidden"):
             if getattr(self, name) < 4 or getattr(self, name) % 4:
                 raise ValueError(f"{name} is {getattr(self, name)}: wanted a multiple of 4")
@@ -102,6 +104,7 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
             l2=self.l2,
             decay_to=self.decay_to,
             patience=self.patience,
+            unknown_share=self.unknown_share,
             threads=self.threads,
         )
 

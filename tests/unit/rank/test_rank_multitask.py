@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from toy_world import Toy
@@ -10,7 +11,11 @@ from toy_world import Toy
 from tamis.config import convert, override
 from tamis.errors import ArtifactError, ConfigError
 from tamis.metrics import auc
+from tamis.nets.heads import HeadPlan
 from tamis.nets.labels import per_click_heads, unlearnable
+from tamis.nets.multitask import fit_multitask
+from tamis.nets.plans import MultitaskShape, TrainingPlan
+from tamis.nets.tower import id_fields
 from tamis.rank.calibrate import Isotonic, Platt
 from tamis.rank.multitask import Multitask, MultitaskConfig, play_seconds
 from tamis.types import Candidates
@@ -197,3 +202,32 @@ def test_the_same_seed_gives_the_same_files(world: Toy, tmp_path: Path) -> None:
 def test_an_impossible_config_names_its_key(wrong: dict, name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         convert({"kind": "multitask", **wrong}, MultitaskConfig)
+
+
+def test_what_the_drawing_of_negatives_added_is_not_learnt(world: Toy) -> None:
+    """Rows of even items are said to have odds e² too high: the net finds them that much less likely."""
+    even = np.arange(240) % 2 == 0
+    parts = {name: getattr(world.inputs, name) for name in ("train", "valid")}
+    parts = {
+        name: replace(s, log_odds=np.where(even[s.item], 2.0, 0.0).astype(np.float32)) for name, s in parts.items()
+    }
+    odds = []
+    for inputs in (world.inputs, replace(world.inputs, **parts)):
+        part = Multitask.fit(msgspec.structs.replace(CONFIG, heads=("click",), calibration="none"), inputs, 1)
+        p = part.score(world.query(1, []), EVERYTHING)["p_click"]
+        odds.append(np.log(p / (1 - p)))
+    moved = odds[1] - odds[0]
+    assert moved[even].mean() == pytest.approx(-2.0, abs=0.7)
+    assert moved[~even].mean() == pytest.approx(0.0, abs=0.7)
+
+
+def test_the_code_of_the_unknown_is_learnt_from_rows_that_hide_their_id(toy: Toy) -> None:
+    heads = HeadPlan(("click",), frozenset(), {}, "ratio")
+    unknown = [field.offset for fields in id_fields(toy.inputs) for field in fields]
+    assert unknown
+    weights = []
+    for share in (0.0, 0.3):
+        plan = TrainingPlan(epochs=1, batch_size=256, threads=1, patience=0, unknown_share=share)
+        net = fit_multitask(MultitaskShape(), plan, heads, toy.inputs, 1).net
+        weights.append(net.table.weight[unknown].numpy())
+    assert (np.abs(weights[1] - weights[0]).max(1) > 1e-3).all()
