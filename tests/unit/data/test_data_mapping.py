@@ -155,6 +155,22 @@ def test_the_action_may_stand_in_a_column(tmp_path: Path) -> None:
     assert tables.rejected["reason"].to_list() == ["action is not a known action"]
 
 
+def test_an_action_in_a_column_keeps_the_value_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_text(
+        "u,i,t,what,ms\na,x,1600000000,play,1500\na,x,1600000001,like,\na,x,1600000002,play,long\n"
+    )
+    log = log_mapping(
+        emit=[], action_column="what", columns={"user_id": "u", "item_id": "i", "value": "ms"}, scales={"value": 1e-3}
+    )
+    tables = check(mapped(tmp_path, events=[log]))
+    assert tables.events.select("action", "value").rows() == [("play", 1.5), ("like", 0.0)]
+    assert tables.rejected["reason"].to_list() == ["ms is not a number"]
+    log["emit"] = [{"action": "impression"}]  # these have the value that they say themselves: none
+    events = check(mapped(tmp_path, events=[log])).events
+    assert events.filter(action="impression")["value"].to_list() == [0.0, 0.0]
+    assert events.filter(action="play")["value"].to_list() == [1.5]
+
+
 def test_a_rule_may_say_several_bounds_and_an_empty_value_meets_none(tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text("u,i,t,n\na,w,1600000000,1\na,x,1600000001,2\na,y,1600000002,\na,z,1600000003,3\n")
     rule = {"column": "n", "at_least": 2, "below": 3}
@@ -179,6 +195,14 @@ def test_a_table_can_be_read_out_of_a_log(tmp_path: Path) -> None:
         (log_mapping(times={"time": {}}), "since"),
         (log_mapping(times={"publish_time": {"since": "2020-01-01"}}), "times.publish_time"),
         (log_mapping(colour="red"), "colour"),
+        (log_mapping(columns={"user_id": "u", "item_id": "i", "place": "p"}), "place"),
+        (log_mapping(columns={"user_id": "u", "item_id": "i", "time": "t"}), "both columns and times"),
+        (log_mapping(columns={"user_id": "u", "item_id": "i", "value": "v"}), "action_column"),
+        (log_mapping(scales={"velue": 2}), "velue"),
+        (log_mapping(lists={"user_id": "|", "keywords": "|"}), "keywords"),
+        (log_mapping(columns={"user_id": "u", "item_id": ["i", "j"]}, scales={"item_id": 2}), "one column"),
+        (log_mapping(rest=True), "rest"),
+        (log_mapping(distinct=True), "distinct"),
     ],
 )
 def test_a_mapping_that_cannot_work_is_refused(wrong: dict[str, object], message: str) -> None:
