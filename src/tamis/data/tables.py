@@ -160,8 +160,9 @@ def _check_table(table: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Data
     ]
     typed = frame.with_columns(cast.alias(name) for name, cast in casts.items())
     typed = typed.with_columns(pl.lit(None, kind).alias(name) for name, kind in schema.items() if name not in casts)
-    if table == "items":  # NaN says the same as null: not known
-        typed = typed.with_columns(pl.col(pl.Float64).fill_nan(None))
+    if table == "items":  # NaN and an empty vector say the same as null: not known
+        some = pl.when(pl.col("vector").list.len() > 0).then(pl.col("vector"))
+        typed = typed.with_columns(pl.col(pl.Float64).fill_nan(None), some.alias("vector"))
     if table == "events":
         filled = (pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in ("request_id", "event_id"))
         typed = typed.with_columns(pl.col("value").fill_null(0.0), pl.col("position").fill_null(-1), *filled)
@@ -187,7 +188,7 @@ def _typed(table: str, name: str, found: pl.DataType, wanted: pl.DataType | None
     column = pl.col(name)
     if name in PLACE or found == wanted == pl.String():
         return column
-    if found.is_temporal() and (wanted is None or wanted == pl.Float64()):
+    if isinstance(found, pl.Date | pl.Datetime) and (wanted is None or wanted == pl.Float64()):
         return column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
     if wanted is None:
         return column.cast(_stored(table, name, found))
@@ -201,11 +202,11 @@ def _stored(table: str, name: str, found: pl.DataType) -> pl.DataType:
     inner = found.inner if isinstance(found, pl.List | pl.Array) else found
     if inner == pl.Boolean() or inner == pl.Null():
         kind: pl.DataType = pl.Boolean()
-    elif isinstance(inner, pl.String | pl.Categorical | pl.Enum):
-        kind = pl.String()
+    elif isinstance(inner, pl.String | pl.Categorical | pl.Enum | pl.UInt64 | pl.UInt128 | pl.Int128):
+        kind = pl.String()  # whole numbers of such a size are hashes: a real number would mix them up
     elif inner.is_integer():
         kind = pl.Int64()
-    elif inner.is_float():
+    elif inner.is_numeric():
         kind = pl.Float64()
     else:
         raise DataError(

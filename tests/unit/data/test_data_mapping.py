@@ -85,7 +85,7 @@ def test_rows_that_cannot_be_used_are_named_by_file_row_and_reason(folder: Path)
         ("log-2.csv", 1, "exact repeat"),
         ("log-2.csv", 2, "clicked is not a number"),
         ("log-2.csv", 4, "left out: only where bot is 0"),
-        ("log-2.csv", 5, "line does not have 7 fields"),
+        ("log-2.csv", 5, "line has more than 7 fields"),
     ]
 
 
@@ -155,6 +155,22 @@ def test_the_action_may_stand_in_a_column(tmp_path: Path) -> None:
     assert tables.rejected["reason"].to_list() == ["action is not a known action"]
 
 
+def test_an_action_in_a_column_keeps_the_value_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_text(
+        "u,i,t,what,ms\na,x,1600000000,play,1500\na,x,1600000001,like,\na,x,1600000002,play,long\n"
+    )
+    log = log_mapping(
+        emit=[], action_column="what", columns={"user_id": "u", "item_id": "i", "value": "ms"}, scales={"value": 1e-3}
+    )
+    tables = check(mapped(tmp_path, events=[log]))
+    assert tables.events.select("action", "value").rows() == [("play", 1.5), ("like", 0.0)]
+    assert tables.rejected["reason"].to_list() == ["ms is not a number"]
+    log["emit"] = [{"action": "impression"}]  # these have the value that they say themselves: none
+    events = check(mapped(tmp_path, events=[log])).events
+    assert events.filter(action="impression")["value"].to_list() == [0.0, 0.0]
+    assert events.filter(action="play")["value"].to_list() == [1.5]
+
+
 def test_a_rule_may_say_several_bounds_and_an_empty_value_meets_none(tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text("u,i,t,n\na,w,1600000000,1\na,x,1600000001,2\na,y,1600000002,\na,z,1600000003,3\n")
     rule = {"column": "n", "at_least": 2, "below": 3}
@@ -179,6 +195,14 @@ def test_a_table_can_be_read_out_of_a_log(tmp_path: Path) -> None:
         (log_mapping(times={"time": {}}), "since"),
         (log_mapping(times={"publish_time": {"since": "2020-01-01"}}), "times.publish_time"),
         (log_mapping(colour="red"), "colour"),
+        (log_mapping(columns={"user_id": "u", "item_id": "i", "place": "p"}), "place"),
+        (log_mapping(columns={"user_id": "u", "item_id": "i", "time": "t"}), "both columns and times"),
+        (log_mapping(columns={"user_id": "u", "item_id": "i", "value": "v"}), "action_column"),
+        (log_mapping(scales={"velue": 2}), "velue"),
+        (log_mapping(lists={"user_id": "|", "keywords": "|"}), "keywords"),
+        (log_mapping(columns={"user_id": "u", "item_id": ["i", "j"]}, scales={"item_id": 2}), "one column"),
+        (log_mapping(rest=True), "rest"),
+        (log_mapping(distinct=True), "distinct"),
     ],
 )
 def test_a_mapping_that_cannot_work_is_refused(wrong: dict[str, object], message: str) -> None:
@@ -196,6 +220,12 @@ def test_a_missing_file_or_column_is_named_with_its_path(tmp_path: Path) -> None
         mapped(tmp_path / "nowhere", events=[log_mapping()])
 
 
+@pytest.mark.parametrize("pattern", ["", "/tmp/e.csv"])
+def test_a_file_outside_the_folder_is_refused(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(DataError, match=f"file '{pattern}': wanted a name or a pattern relative to {tmp_path}"):
+        mapped(tmp_path, events=[log_mapping(file=pattern)])
+
+
 def test_the_table_source_wants_a_mapping_that_names_a_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"mapping\.toml: no such file"):
         read_source("table", tmp_path)
@@ -211,6 +241,8 @@ def test_the_table_source_wants_a_mapping_that_names_a_file(tmp_path: Path) -> N
         ("e.csv", b"u,i\nfine,x\ncaf\xe9,x\n", "line 3 is not UTF-8"),
         ("e.parquet", b"not a parquet file", "cannot be read"),
         ("e.csv.gz", b"not gzip", "cannot be read"),
+        ("e.csv.gz", gzip.compress(b"u,i\na,x\n" * 9)[:10] + b"\xff" * 20, "cannot be read"),
+        ("e.csv", b'u,i\na,"x\n' + b"a,x\n" * 40_000, "cannot be read"),  # a quote that is never closed
     ],
 )
 def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -228,17 +260,23 @@ def test_text_files_may_be_compressed_latin_or_with_a_mark_at_the_start(tmp_path
     assert read_file(tmp_path / "a.csv.gz", TextFormat())[0].select("u", "i").rows() == [("a", "x")]
     for encoding in ("latin-1", "either"):
         assert read_file(tmp_path / "b.csv", TextFormat(encoding=encoding))[0]["u"].to_list() == ["café"]
-    assert read_file(tmp_path / "c.csv", TextFormat(encoding="either"))[0]["u"].to_list() == ["café"]
+    for odd in ("", "a,x,y\n"):  # a line that cannot be split sends the whole file the slow way
+        (tmp_path / "c.csv").write_bytes(f"\ufeffu,i\ncafé,x\n{odd}".encode())
+        for encoding in ("utf-8", "either"):
+            assert read_file(tmp_path / "c.csv", TextFormat(encoding=encoding))[0]["u"].to_list() == ["café"]
 
 
-def test_lines_with_too_many_fields_cost_only_themselves(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("1::two::3\n4::five\n6::seven::8::9\n")
+@pytest.mark.parametrize("long", ["", "6::seven::8::9\n"])
+def test_lines_with_too_many_fields_cost_only_themselves_and_shorter_ones_end_empty(tmp_path: Path, long: str) -> None:
+    (tmp_path / "a.txt").write_text(f"1::two::3\n4::five\n{long}10::::11\n")
     frame, bad = read_file(tmp_path / "a.txt", TextFormat(separator="::", quote="", names=("a", "b", "c")))
-    assert frame.select("_row", "a", "b", "c").rows() == [(1, "1", "two", "3")]
-    assert bad.select("row", "reason").rows() == [
-        (2, "line does not have 3 fields"),
-        (3, "line does not have 3 fields"),
+    last = 4 if long else 3
+    assert frame.select("_row", "a", "b", "c").rows() == [
+        (1, "1", "two", "3"),
+        (2, "4", "five", None),
+        (last, "10", None, "11"),
     ]
+    assert bad.select("row", "reason").rows() == ([(3, "line has more than 3 fields")] if long else [])
 
 
 def test_numbers_are_recognised_only_where_nothing_is_lost() -> None:

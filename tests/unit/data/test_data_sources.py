@@ -217,6 +217,13 @@ def test_history_lists_become_events_one_second_apart_that_end_at_the_last_time(
     )
 
 
+def test_damaged_history_lists_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    kuairand_parquet(tmp_path)
+    (tmp_path / "history_0409_0424.parquet").write_bytes(b"half a fi")
+    with pytest.raises(DataError, match=r"history_0409_0424\.parquet: cannot be read"):
+        read_source("kuairand", tmp_path)
+
+
 def test_a_missing_file_or_column_of_kuairand_is_named(tmp_path: Path) -> None:
     kuairand(tmp_path)
     (tmp_path / "user_features_pure.csv").unlink()

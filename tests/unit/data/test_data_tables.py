@@ -99,6 +99,22 @@ def test_a_column_that_cannot_be_stored_or_has_a_reserved_name_is_an_error() -> 
         check(RawTables.of(users=pl.DataFrame({"user_id": ["u"], "nested": [{"a": 1}]})))
     with pytest.raises(DataError, match="'number'"):
         check(RawTables.of(users=pl.DataFrame({"user_id": ["u"], "number": [1]})))
+    for value in (datetime.time(3), datetime.timedelta(hours=1)):
+        with pytest.raises(DataError, match="'when'"):
+            check(RawTables.of(users=pl.DataFrame({"user_id": ["u"], "when": [value]})))
+
+
+def test_hashes_of_64_bits_and_decimals_lose_nothing() -> None:
+    users = pl.DataFrame({"user_id": ["u"], "hash": pl.Series([2**64 - 1], dtype=pl.UInt64),
+                          "price": pl.Series(["1.25"]).cast(pl.Decimal(10, 2))})  # fmt: skip
+    assert check(RawTables.of(users=users)).users.select("hash", "price").rows() == [("18446744073709551615", 1.25)]
+
+
+def test_an_empty_vector_is_an_unknown_one_and_sets_no_length() -> None:
+    items = pl.DataFrame({"item_id": ["i", "j", "k"], "vector": [[], [1.0, 2.0], None]})
+    checked = check(RawTables.of(items=items))
+    assert checked.items["vector"].to_list() == [None, [1.0, 2.0], None]
+    assert not checked.rejected.height
 
 
 def test_further_columns_hold_truth_values_texts_numbers_times_or_lists_of_them() -> None:

@@ -1,12 +1,14 @@
 """CSV and Parquet files as frames, with errors that name the file.
 
-Text files are read with every column as text, so that a bad value costs its row and not the file; lines with the wrong
-number of fields are given back as rejected rows.
+Text files are read with every column as text, so that a bad value costs its row and not the file; lines with too many
+fields are given back as rejected rows, and what a shorter line lacks at its end is empty.
 """
 
+import codecs
 import csv
 import gzip
 import io
+import zlib
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -36,6 +38,8 @@ def find(folder: Path, pattern: str) -> list[Path]:
     """The files of a folder that match a name or a glob pattern, by name. Raises DataError when there is none."""
     if not folder.exists():
         raise DataError(f"{folder}: no such file or folder")
+    if not pattern or Path(pattern).is_absolute():
+        raise DataError(f"file {pattern!r}: wanted a name or a pattern relative to {folder}")
     if found := sorted(path for path in folder.glob(pattern) if path.is_file()):
         return found
     raise DataError(f"{folder / pattern}: no such file")
@@ -53,7 +57,7 @@ def read_files(folder: Path, pattern: str, text: TextFormat) -> tuple[pl.DataFra
 
 
 def read_file(file: Path, text: TextFormat) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows of one file with `_row`, and the rows that have the wrong number of fields as rejected rows.
+    """The rows of one file with `_row`, and the lines that have too many fields as rejected rows.
 
     Raises DataError when the file is missing, empty, not of its format or not in its encoding.
     """
@@ -66,13 +70,13 @@ def read_file(file: Path, text: TextFormat) -> tuple[pl.DataFrame, pl.DataFrame]
         raise DataError(f"{file}: no such file") from None
     except pl.exceptions.NoDataError:
         raise DataError(f"{file}: empty file") from None
-    except (OSError, EOFError, pl.exceptions.PolarsError) as error:
+    except (OSError, EOFError, zlib.error, csv.Error, pl.exceptions.PolarsError) as error:
         raise DataError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from None
 
 
 def _read_text(file: Path, text: TextFormat) -> tuple[pl.DataFrame, pl.DataFrame]:
     content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    content = _utf8(content, text.encoding, file)
+    content = _utf8(content, text.encoding, file).removeprefix(codecs.BOM_UTF8)
     separator = text.separator
     if len(separator) > 1:
         content, separator = content.replace(separator.encode(), _STAND_IN.encode()), _STAND_IN
@@ -107,12 +111,13 @@ def _read_ragged(content: str, text: TextFormat, separator: str, file: Path) -> 
     lines = csv.reader(io.StringIO(content), delimiter=separator, **quotes)
     rows = [line for line in lines if line]
     names = list(text.names) or rows.pop(0)
-    good = [(number, *row) for number, row in enumerate(rows, start=1) if len(row) == len(names)]
-    bad = [(number, separator.join(row)) for number, row in enumerate(rows, start=1) if len(row) != len(names)]
+    width = len(names)
+    good = [(number, *row, *[""] * (width - len(row))) for number, row in enumerate(rows, start=1) if len(row) <= width]
+    bad = [(number, separator.join(row)) for number, row in enumerate(rows, start=1) if len(row) > width]
     frame = pl.DataFrame(good, schema={"_row": pl.UInt32, **dict.fromkeys(names, pl.String)}, orient="row")
     frame = frame.with_columns(pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in names)
     lost = pl.DataFrame(bad, schema={"_row": pl.UInt32, "line": pl.String}, orient="row")
-    return frame, reject(lost, f"line does not have {len(names)} fields", file.name)
+    return frame, reject(lost, f"line has more than {width} fields", file.name)
 
 
 def require(frame: pl.DataFrame, columns: list[str], where: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 import polars as pl
 
 from tamis.config import Config
-from tamis.data.sources.files import TextFormat, read_files, require
+from tamis.data.sources.files import TextFormat, read_file, read_files, require
 from tamis.data.sources.mapping import Emit, EventsFile, Rule, TableFile, Time, events_of, rows_of, sources
 from tamis.data.tables import RawTables
 from tamis.types import ACTIONS
@@ -99,7 +99,7 @@ def _items(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _history(file: Path) -> pl.DataFrame:
-    rows = pl.read_parquet(file)
+    rows, _ = read_file(file, TextFormat())
     require(rows, ["user_id", "last_time_ms", "watch_seq", "like_seq", "long_watch_seq"], file)
     rows = rows.select(
         pl.col("user_id").cast(pl.String),

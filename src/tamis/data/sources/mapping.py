@@ -101,14 +101,20 @@ class TableFile(Config, frozen=True):
 
     def __post_init__(self) -> None:
         for name, time in self.times.items():
+            if name in self.columns:
+                raise ValueError(f"{name} is among both columns and times; wanted one of them")
             if not time.column and (name != "time" or "user_id" not in self.columns):
                 raise ValueError(f"times.{name} wants a column")
+        for key, named in (("scales", self.scales), ("lists", self.lists)):
+            if unknown := [name for name in named if not isinstance(self.columns.get(name), str)]:
+                raise ValueError(f"{key} names {unknown}, wanted names in columns, each of one column of the file")
 
 
 class EventsFile(TableFile, frozen=True):
     """One file of which each row gives events: those of `emit`, and one whose action stands in a column.
 
-    action_column: the column; `actions` turns its values into names of types.ACTIONS, others stay as they are.
+    action_column: the column; `actions` turns its values into names of types.ACTIONS, others stay as they are. The
+    value of such an event is that of `value` in columns, 0 where it is empty or there is none.
     """
 
     emit: tuple[Emit, ...] = ()
@@ -119,6 +125,13 @@ class EventsFile(TableFile, frozen=True):
         super().__post_init__()
         if not self.emit and not self.action_column:
             raise ValueError("events want `emit` or `action_column`")
+        if self.rest or self.distinct:
+            raise ValueError("`rest` and `distinct` are not for events, which have fixed columns and keep all rows")
+        known = [name for name in SCHEMAS["events"] if name != "action"]
+        if unknown := [name for name in (*self.columns, *self.times) if name not in known]:
+            raise ValueError(f"columns of events name {unknown}; there are {', '.join(known)}")
+        if "value" in self.columns and not self.action_column:
+            raise ValueError("columns.value is for `action_column`; each event of `emit` says its own `value`")
 
 
 class TableConfig(Config, frozen=True):
@@ -182,7 +195,8 @@ def events_of(rows: pl.DataFrame, file: EventsFile) -> tuple[pl.DataFrame, pl.Da
         frames.append(base.filter(met).with_columns(pl.lit(emit.action, text).alias("action"), worth))
     if file.action_column:
         action = rows.select(pl.col(file.action_column).cast(pl.String).replace(file.actions).alias("action"))
-        frames.append(base.with_columns(action.to_series(), pl.lit(0.0).alias("value")))
+        value = _number("value").fill_null(0.0) if "value" in base.columns else pl.lit(0.0)
+        frames.append(base.with_columns(action.to_series(), value.alias("value")))
     return pl.concat(frames).sort("_order", maintain_order=True).drop("_order"), rejected
 
 
@@ -204,6 +218,8 @@ def _faults(rows: pl.DataFrame, file: TableFile) -> list[tuple[str, pl.Expr]]:
     numbers = [source for name, source in file.columns.items() if name in file.scales and isinstance(source, str)]
     numbers += [rule.column for rule in _rules(file) if not rule.known and rule.equals is None]
     numbers += [emit.value for emit in getattr(file, "emit", ()) if emit.value]
+    if isinstance(file, EventsFile) and isinstance(value := file.columns.get("value"), str):
+        numbers.append(value)
     numbers += [time.column for time in file.times.values() if time.column and not time.format]
     faults = [
         (f"{name} is not a number", pl.col(name).is_not_null() & _number(name).is_null())

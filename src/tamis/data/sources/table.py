@@ -22,7 +22,8 @@
       { action = "play", when = { column = "play_ms", above = 0 }, value = "play_ms", scale = 0.001 },
     ]
 
-A log with the action in a column says `action_column = "event"` and `actions = { view = "click" }` instead of `emit`.
+A log with the action in a column says `action_column = "event"` and `actions = { view = "click" }` instead of `emit`,
+and may name its `value` among the columns.
 """
 
 from pathlib import Path
