@@ -22,8 +22,9 @@ def judge_heads(past: Past, split: Split, most_requests: int, progress: Progress
     Probabilities are those for an impression; a head that is trained on clicked rows only is judged on clicked rows.
     Rows of items that the bundle does not know have no prediction and are left out.
     """
-    ranker = next((s for stage in past.model.funnel.stages if stage.name == "rank" for s in stage.steps.values()), None)
-    if not isinstance(ranker, Scorer):
+    steps = [step for stage in past.model.funnel.stages if stage.name == "rank" for step in stage.steps.values()]
+    ranker = next((step for step in steps if isinstance(step, Scorer)), None)
+    if ranker is None:
         return {}, 0
     samples = past.samples(split)
     there = samples.item < len(past.model.catalog)

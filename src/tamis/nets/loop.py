@@ -1,5 +1,6 @@
 """The one training loop: whole requests in batches of equal rows, early stopping, the best weights kept."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tamis.errors import ConfigError
 from tamis.nets.optimizer import Optimizer
 from tamis.nets.plans import TrainingPlan
 from tamis.types import Progress
@@ -53,7 +55,8 @@ class Report:
 def train(net: nn.Module, problem: Problem[B], plan: TrainingPlan, seed: int) -> Report:
     """Trains `net` in place and leaves it in evaluation mode with its best weights.
 
-    The same seed, data and number of threads give the same weights.
+    The same seed, data and number of threads give the same weights. Raises ConfigError when the training diverges: a
+    net that says NaN must not be published, and no score of it means anything.
     """
     optimizer = Optimizer(net, plan)
     scores: list[float] = []
@@ -73,6 +76,7 @@ def train(net: nn.Module, problem: Problem[B], plan: TrainingPlan, seed: int) ->
                 problem.progress(problem.name, done, total)
             net.eval()
             with torch.no_grad():
+                _check_finite(net, loss, f"{problem.name}: after {done} of {total} rows")
                 scores.append(problem.judge())
             log.info("epoch", net=problem.name, epoch=epoch, score=round(scores[-1], 5))
             if best < 0 or scores[-1] > scores[best] or not plan.patience:
@@ -110,6 +114,14 @@ def _fetched(problem: Problem[B], batches: list[NDArray[np.int64]], ahead: bool)
             if i + 1 < len(batches):
                 waiting = worker.submit(problem.batch, batches[i + 1])
             yield batch, int(problem.rows[requests].sum())
+
+
+def _check_finite(net: nn.Module, loss: Tensor, where: str) -> None:
+    if not math.isfinite(loss.item()) or not all(weight.isfinite().all() for weight in net.parameters()):
+        raise ConfigError(
+            f"{where} the loss is {loss.item():g} and some weights are not finite numbers; "
+            "wanted a lower learning_rate or embedding_learning_rate"
+        )
 
 
 def _copy(net: nn.Module) -> dict[str, Tensor]:

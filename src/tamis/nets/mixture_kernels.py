@@ -64,7 +64,7 @@ def mix(raw: A, experts: A, keep: NDArray[np.bool_], outs: tuple[A, A], part: tu
                     out[k] += weight * max(row[k], zero)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # what is not a number stays so, for the loop to report
 def _gate(raw: A, keep: NDArray[np.bool_], out: A) -> None:
     """out [e] = softmax of raw [e] over the kept experts; over all when none is kept or `keep` is empty."""
     every = len(keep) == 0 or not keep.any()

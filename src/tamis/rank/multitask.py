@@ -207,11 +207,13 @@ class Multitask:
 
     @classmethod
     def load(cls, config: MultitaskConfig, folder: Path) -> Self:
-        """The saved part, its weights memory-mapped. Raises ArtifactError."""
+        """The saved part, its weights memory-mapped. Raises ArtifactError, also for a head that it has not."""
         try:
             facts = msgspec.json.decode((folder / _FACTS_FILE).read_bytes(), type=MultitaskFacts)
         except (OSError, msgspec.MsgspecError) as error:
             raise ArtifactError(f"{folder / _FACTS_FILE}: {error}") from None
+        if new := [head for head in config.heads if head not in (*facts.heads, *facts.dropped)]:
+            raise ArtifactError(f"{folder / _FACTS_FILE}: no head {new}; it was trained for {list(facts.heads)}")
         calibrators: dict[str, Calibrator] = {}
         for head in facts.heads:
             for name, kind in (("platt", Platt), ("isotonic", Isotonic)):

@@ -14,11 +14,9 @@ from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.cosine import nearest_columns
-from tamis.types import Action, Candidates, Catalog, History, Query
+from tamis.types import ACTION_CODE, Candidates, Catalog, History, Query
 
-_MOST_INTEREST: Final = 4.0  # click, like, collect and share, each once
-_SHOWS_INTEREST: Final = np.ones(256, np.bool_)
-_SHOWS_INTEREST[[Action.IMPRESSION, Action.HIDE]] = False
+_KINDS: Final = 256  # an action is one byte
 
 
 class ItemCFConfig(StepConfig, frozen=True, tag="itemcf"):
@@ -41,11 +39,15 @@ class ItemCFConfig(StepConfig, frozen=True, tag="itemcf"):
 
 @dataclass(frozen=True, slots=True)
 class ItemCF:
-    """A table of the nearest items of each item: ids [i, k] −1 where there are fewer, weights [i, k] their cosines."""
+    """A table of the nearest items of each item: ids [i, k] −1 where there are fewer, weights [i, k] their cosines.
+
+    actions: [a] codes of the actions that the table was counted from, each a point of interest, online as in training.
+    """
 
     config: ItemCFConfig
     ids: NDArray[np.int32]
     weights: NDArray[np.float32]
+    actions: NDArray[np.uint8]
 
     @classmethod
     def fit(cls, config: ItemCFConfig, inputs: Inputs, seed: int) -> Self:
@@ -58,14 +60,16 @@ class ItemCF:
         ids, weights = similar_items(
             interest, config.neighbours, iuf=config.iuf, user_limit=config.user_limit, done=done
         )
-        return cls(config, ids, weights)
+        actions = np.array([ACTION_CODE[name] for name in inputs.interest_actions], np.uint8)
+        return cls(config, ids, weights, actions)
 
     def recall(self, query: Query) -> Candidates:
         """Σ over the user's recent items j of interest(j) · sim(j, item), best first; column `score`.
 
-        Items of the user's own history are left out. Equal sums are ordered by the lower item number.
+        interest(j): one point for each kind of the interest actions on it. Items of the user's own history are left
+        out. Equal sums are ordered by the lower item number.
         """
-        items, interest = liked(query.history, len(self.ids))
+        items, interest = liked(query.history, len(self.ids), self.actions)
         recent, interest = items[: self.config.history], interest[: self.config.history]
         if not len(recent):
             return Candidates.empty()
@@ -86,11 +90,11 @@ class ItemCF:
         return self.ids[item][known][:size].astype(np.int64), self.weights[item][known][:size]
 
     def save(self, folder: Path) -> None:
-        save_arrays(folder, ids=self.ids, weights=self.weights)
+        save_arrays(folder, ids=self.ids, weights=self.weights, actions=self.actions)
 
     @classmethod
     def load(cls, config: ItemCFConfig, folder: Path) -> Self:
-        return cls(config, load_array(folder, "ids"), load_array(folder, "weights"))
+        return cls(config, *(load_array(folder, name) for name in ("ids", "weights", "actions")))
 
 
 def similar_items(
@@ -131,18 +135,18 @@ def similar_items(
     return nearest_columns(matrix, k, done=done)
 
 
-def liked(history: History, items: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(distinct items [m], newest first, interest [m]): one point per kind of action on it, at most four.
+def liked(history: History, items: int, actions: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(distinct items [m], newest first, interest [m]): one point for each of `actions` that was done with the item.
 
-    Entries that are no longer in the catalogue, not below `items`, hidden or only shown are left out.
+    Entries that are no longer in the catalogue, not below `items` or of another action are left out.
     """
-    use = (history.items >= 0) & (history.items < items) & _SHOWS_INTEREST[history.actions]
+    use = (history.items >= 0) & (history.items < items) & np.isin(history.actions, actions)
     item = history.items[use]
     distinct, first = np.unique(item, return_index=True)
-    kinds = np.unique(item * len(_SHOWS_INTEREST) + history.actions[use]) // len(_SHOWS_INTEREST)
+    kinds = np.unique(item * _KINDS + history.actions[use]) // _KINDS
     points = np.searchsorted(kinds, distinct, "right") - np.searchsorted(kinds, distinct)
     order = np.argsort(first)
-    return distinct[order], np.minimum(points[order], _MOST_INTEREST)
+    return distinct[order], points[order].astype(np.float64)
 
 
 def _capped(matrix: csr_matrix, user_limit: int) -> csr_matrix:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tamis.config import AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.rerank.greedy import Likeness, Limits, greedy, unit
-from tamis.rerank.rules import BoostConfig, Rule, boosted, column_of, compiled, count_relaxed
+from tamis.rerank.rules import BoostConfig, Rule, boosted, compiled, count_relaxed, kinds_of
 from tamis.types import Candidates, Query
 
 
@@ -135,6 +135,6 @@ def _likeness(shares: Mapping[str, float], query: Query, items: Candidates) -> L
     names = [name for name in there if name != "vector"]
     attributes = np.zeros((len(names), n), np.int64)
     for row, name in enumerate(names):
-        attributes[row] = column_of(name, query, items)
+        attributes[row] = kinds_of(name, query, items)
     weights = np.array([there.get("vector", 0.0), *(there[name] for name in names)]) / total
     return Likeness(unit(vectors), attributes, weights, np.empty((0, 0)))

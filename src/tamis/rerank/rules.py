@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,7 +140,7 @@ def compiled(rules: Mapping[str, Rule], query: Query, items: Candidates) -> Limi
     numbers = np.zeros((4, len(rules)), np.int64)
     for row, name in enumerate(ordered(rules)):
         rule = rules[name]
-        values[row] = _kinds(rule.column, rule.value, query, items)
+        values[row] = kinds_of(rule.column, query, items, rule.value)
         match rule:
             case RunConfig():  # k + 1 neighbours with at most k of a kind
                 numbers[:, row] = rule.at_most + 1, rule.at_most, _ALWAYS, 0
@@ -159,7 +159,7 @@ def boosted(boosts: Mapping[str, BoostConfig], query: Query, items: Candidates) 
     score = items.columns.get("score")
     out = -np.arange(len(items), dtype=np.float64) if score is None else score.astype(np.float64)
     for boost in boosts.values():
-        chosen = _kinds(boost.column, boost.value, query, items) != 0
+        chosen = kinds_of(boost.column, query, items, boost.value) != 0
         out = np.where(chosen, np.where(out > 0, out * boost.factor, out / boost.factor), out)
     return out
 
@@ -170,18 +170,17 @@ def count_relaxed(relaxed: Counter[str], rules: Mapping[str, Rule], broken: NDAr
         relaxed.update({name: count for name, count in zip(ordered(rules), broken.tolist(), strict=True) if count})
 
 
-def column_of(name: str, query: Query, items: Candidates) -> NDArray[Any]:
-    """[n] or [n, d] a column of the table, else of the catalogue."""
-    return items.columns[name] if name in items.columns else query.catalog.column(name, items.ids)
+def kinds_of(name: str, query: Query, items: Candidates, value: str | int | None = None) -> NDArray[np.int64]:
+    """[n] the kind of each row by a column of the table, else of the catalogue: equal where equal, 0 = none (or NaN).
 
-
-def _kinds(name: str, value: str | int | None, query: Query, items: Candidates) -> NDArray[np.int64]:
-    """[n] the kind of each row, 0 = none; with a value, 1 where the row is of that kind."""
-    column = column_of(name, query, items)
+    With a value: 1 where the row is of that kind, else 0. Raises StepError for a column that is not there or is wide.
+    """
+    column = items.columns[name] if name in items.columns else query.catalog.column(name, items.ids)
     if column.ndim != 1:
-        raise StepError(f"rule on {name!r}: the column is {column.ndim}-dimensional, wanted one number per row")
-    codes: NDArray[np.int64] = np.nan_to_num(column).astype(np.int64)
-    if value is None:
-        return codes
-    wanted = int(stable_codes([value])[0]) if isinstance(value, str) else value
-    return np.asarray(codes == wanted, np.int64)
+        raise StepError(f"column {name!r} is {column.ndim}-dimensional; a rule or likeness wants one number per row")
+    if value is not None:
+        wanted = int(stable_codes([value])[0]) if isinstance(value, str) else value
+        return np.asarray(column == wanted, np.int64)
+    if column.dtype.kind == "f":  # by their bits, −0 as 0: cut to whole numbers, 1.2 and 1.9 would be of one kind
+        return np.asarray(np.nan_to_num(column.astype(np.float64)) + 0.0).view(np.int64)
+    return column.astype(np.int64)

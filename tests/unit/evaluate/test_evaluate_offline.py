@@ -19,17 +19,20 @@ from tamis.data.split import Split, SplitConfig, by_time
 from tamis.data.tables import RawTables
 from tamis.data.write import import_tables
 from tamis.errors import ConfigError
+from tamis.evaluate.heads import judge_heads
 from tamis.evaluate.offline import _Pages, _relevant, evaluate
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Report
 from tamis.features.prepare import Moment, prepare
+from tamis.filters.blocked import Blocked, BlockedConfig
+from tamis.funnel import Funnel
 from tamis.project import create
 from tamis.serving.engine import Engine
 from tamis.serving.opening import rows_of
 from tamis.serving.wire import RecommendRequest
 from tamis.state.memory import Memory
 from tamis.state.protocol import Event
-from tamis.types import ACTION_CODE, ACTIONS, Page, Query
+from tamis.types import ACTION_CODE, ACTIONS, Page, Query, silent
 
 ARRAYS = ("user", "time", "first", "item", "position")
 
@@ -101,6 +104,18 @@ def test_shares_of_the_report_are_shares_and_the_union_finds_what_any_channel_fi
     assert survival == sorted(survival, reverse=True)
     assert report.heads["click"]["auc"] > 0.55
     assert all(row["p50"] <= row["p99"] for row in report.latency.values())
+
+
+def test_the_first_scorer_of_the_rank_stage_is_judged_wherever_it_stands(past: Past, split: Split) -> None:
+    blocked = Blocked(BlockedConfig())
+    stages = [
+        replace(stage, steps={"again": blocked, **stage.steps}) if stage.name == "rank" else stage
+        for stage in past.model.funnel.stages
+    ]
+    filtered = replace(past, model=replace(past.model, funnel=Funnel(stages)))
+    judged = judge_heads(past, split, 20, silent)
+    assert "click" in judged[0]
+    assert judge_heads(filtered, split, 20, silent) == judged
 
 
 # ---- what is held out ------------------------------------------------------------------------------------------

@@ -113,6 +113,11 @@ def test_nothing_to_learn_from_changes_nothing() -> None:
     assert report.scores == ()
 
 
+def test_a_training_that_diverges_is_an_error_that_says_what_to_lower() -> None:
+    with pytest.raises(ConfigError, match=r"test: after 100 of 300 rows .* wanted a lower learning_rate"):
+        train(net_of_test, problem(), replace(PLAN, learning_rate=1e30), 1)
+
+
 def test_the_number_of_threads_is_given_back() -> None:
     before = torch.get_num_threads()
     train(net_of_test, problem(), replace(PLAN, threads=before + 1), 1)

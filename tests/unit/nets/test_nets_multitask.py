@@ -227,3 +227,9 @@ def test_training_starts_at_the_rates_of_the_log() -> None:
 def test_widths_that_the_kernels_cannot_take_are_a_clear_error(toy: Toy) -> None:
     with pytest.raises(ConfigError, match="multiples of 4"):
         fit_multitask(replace(SHAPE, embedding_size=6), PLAN, HEADS, toy.inputs, 1)
+
+
+def test_a_training_that_diverges_says_so(toy: Toy) -> None:
+    wild = replace(PLAN, epochs=2, learning_rate=1e30, embedding_learning_rate=1e30)
+    with pytest.raises(ConfigError, match=r"multitask: after \d+ of \d+ rows the loss is nan"):
+        fit_multitask(SHAPE, wild, HEADS, toy.inputs, 1)

@@ -170,6 +170,16 @@ def test_a_saved_part_scores_the_same_and_takes_a_new_config(world: Toy, part: M
     assert again.facts == part.facts
 
 
+def test_a_head_that_the_saved_net_does_not_have_is_refused_instead_of_answered_with_0(
+    part: Multitask, tmp_path: Path
+) -> None:
+    part.save(tmp_path)
+    fewer = Multitask.load(override(CONFIG, {"heads": ("click", "share")}), tmp_path)  # share: dropped, and known to be
+    assert fewer.config.heads == ("click", "share")
+    with pytest.raises(ArtifactError, match=r"no head \['follow'\]; it was trained for"):
+        Multitask.load(override(CONFIG, {"heads": ("click", "follow")}), tmp_path)
+
+
 def test_a_folder_without_the_part_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"multitask\.json"):
         Multitask.load(CONFIG, tmp_path)

@@ -16,6 +16,7 @@ from tamis.types import Action, Catalog, Features, History, Query
 
 CLICK, LIKE, COLLECT, SHARE = Action.CLICK, Action.LIKE, Action.COLLECT, Action.SHARE
 KINDS = (CLICK, LIKE, COLLECT, SHARE)
+INTEREST = np.array(KINDS, np.uint8)
 
 
 def brute(matrix: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +69,7 @@ def table(rows: dict[int, list[tuple[int, float]]], items: int = 50, k: int = 2)
     for item, neighbours in rows.items():
         for place, (other, weight) in enumerate(neighbours):
             ids[item, place], weights[item, place] = other, weight
-    return ItemCF(ItemCFConfig(limit=100, neighbours=k), ids, weights)
+    return ItemCF(ItemCFConfig(limit=100, neighbours=k), ids, weights, INTEREST)
 
 
 def test_a_candidate_reached_from_several_items_gets_the_sum() -> None:
@@ -144,14 +145,14 @@ def test_the_table_is_sorted_and_the_channel_returns_at_most_its_limit_of_new_it
     ids, weights = similar_items(x, 10)
     assert ids.shape == (60, 10)
     assert (np.diff(weights, axis=1) <= 0).all()
-    part = ItemCF(ItemCFConfig(limit=7, neighbours=10), ids, weights)
+    part = ItemCF(ItemCFConfig(limit=7, neighbours=10), ids, weights, INTEREST)
     history = acted(dict.fromkeys(range(20), 1))
     found = part.recall(query(history, 60))
     assert len(found) == 7
     assert len(np.unique(found.ids)) == 7
     assert not set(found.ids) & set(history.items)
     assert (np.diff(found.column("score")) <= 0).all()
-    unlimited = ItemCF(ItemCFConfig(limit=0, neighbours=10), ids, weights).recall(query(history, 60))
+    unlimited = ItemCF(ItemCFConfig(limit=0, neighbours=10), ids, weights, INTEREST).recall(query(history, 60))
     assert len(unlimited) <= 20 * 10
     np.testing.assert_array_equal(unlimited.ids[:7], found.ids)
 
@@ -161,7 +162,7 @@ def test_with_all_neighbours_kept_the_channel_equals_brute_force() -> None:
     x = random_interest(7, 60, 30, 0.2, (1, 2, 3))
     ids, weights = similar_items(x, 30)
     interest = {3: 2, 8: 1, 21: 4}
-    found = ItemCF(ItemCFConfig(limit=0), ids, weights).recall(query(acted(interest), 30))
+    found = ItemCF(ItemCFConfig(limit=0), ids, weights, INTEREST).recall(query(acted(interest), 30))
     dense = x.toarray().astype(np.float64)
     norm = np.sqrt((dense**2).sum(axis=0))
     near = dense.T @ dense / np.outer(norm, norm)
@@ -262,17 +263,19 @@ def test_duplicates_add_up_zeros_vanish_and_the_callers_matrix_stays() -> None:
     assert doubled.nnz == 4
 
 
-def test_interest_counts_each_kind_of_action_once_and_four_at_most() -> None:
+def test_interest_counts_each_kind_of_the_interest_actions_once() -> None:
     items = np.array([5, 5, 5, 2, -1, 3, 5, 5, 5, 4, 60], np.int64)
-    actions = [CLICK, CLICK, LIKE, CLICK, CLICK, Action.HIDE, COLLECT, SHARE, Action.FOLLOW, Action.IMPRESSION, CLICK]
-    distinct, points = liked(History(items, np.array(actions, np.uint8), np.zeros(len(items))), 50)
+    actions = [CLICK, CLICK, LIKE, CLICK, CLICK, Action.HIDE, COLLECT, SHARE, Action.FOLLOW, Action.PLAY, CLICK]
+    history = History(items, np.array(actions, np.uint8), np.zeros(len(items)))
+    distinct, points = liked(history, 50, INTEREST)
     assert distinct.tolist() == [5, 2]
     assert points.tolist() == [4, 1]
+    assert liked(history, 50, np.array([Action.PLAY], np.uint8))[0].tolist() == [4]
 
 
 def test_only_the_newest_items_of_the_history_are_looked_up() -> None:
     part = table({0: [(10, 0.5)], 1: [(11, 0.5)], 2: [(12, 0.5)]})
-    short = ItemCF(ItemCFConfig(history=2, neighbours=2), part.ids, part.weights)
+    short = ItemCF(ItemCFConfig(history=2, neighbours=2), part.ids, part.weights, INTEREST)
     assert short.recall(query(acted({2: 1, 0: 1, 1: 1}))).ids.tolist() == [10, 12]
 
 
@@ -295,7 +298,9 @@ def test_similar_lists_neighbours_and_is_empty_for_fresh_items() -> None:
 def test_fit_reads_the_interest_of_the_inputs_and_survives_the_disk(tmp_path: Any) -> None:
     x = random_interest(21, 30, 20, 0.3, (1, 2))
     told: list[tuple[str, int, int]] = []
-    inputs: Any = SimpleNamespace(interest=lambda: x, progress=lambda *told_: told.append(told_))
+    inputs: Any = SimpleNamespace(
+        interest=lambda: x, interest_actions=("click", "long_view"), progress=lambda *told_: told.append(told_)
+    )
     config = ItemCFConfig(neighbours=4)
     part = ItemCF.fit(config, inputs, seed=1)
     assert told[-1] == ("itemcf", 20, 20)
@@ -304,3 +309,11 @@ def test_fit_reads_the_interest_of_the_inputs_and_survives_the_disk(tmp_path: An
     np.testing.assert_array_equal(again.ids, similar_items(x, 4)[0])
     history = acted({1: 2, 2: 1})
     np.testing.assert_array_equal(again.recall(query(history, 20)).ids, part.recall(query(history, 20)).ids)
+    assert again.actions.tolist() == [CLICK, Action.LONG_VIEW]  # what was counted in training counts online
+
+
+def test_an_action_that_is_no_interest_in_training_is_none_online() -> None:
+    """A play that started by itself: the table was not counted from it."""
+    part = table({0: [(10, 0.5)], 1: [(11, 0.4)]})
+    history = History(np.array([0, 1]), np.array([Action.PLAY, CLICK], np.uint8), np.zeros(2))
+    assert part.recall(query(history)).ids.tolist() == [11]

@@ -233,3 +233,23 @@ def test_scatter_learns_nothing_and_orders_a_table_without_scores(tmp_path: Path
     part.save(tmp_path)
     assert not list(tmp_path.iterdir())
     assert part.pick(query({"type": np.zeros(4)}, 3), Candidates.of([3, 1, 2])).tolist() == [0, 1, 2]
+
+
+def test_numbers_with_a_fraction_are_of_one_kind_only_where_they_are_equal() -> None:
+    minutes = {"minutes": np.array([1.2, 1.9, np.nan, np.nan, 1.9, 0.0, -0.0], np.float32)}
+    items = Candidates.of(np.arange(7), score=-np.arange(7.0))
+    part = Scatter(ScatterConfig(rules={"run": RunConfig(column="minutes", at_most=1)}))
+    assert part.pick(query(minutes, 7), items).tolist() == [0, 1, 2, 3, 4, 5, 6]  # what is missing has no kind
+    assert part.pick(query(minutes, 7), items.take([1, 4, 5])).tolist() == [0, 2, 1]
+    slot = Scatter(ScatterConfig(rules={"slot": SlotConfig(column="minutes", value=1, position=1)}))
+    assert slot.pick(query(minutes, 1), items).tolist() == [0]
+    assert slot.relaxed == {"slot": 1}  # no row is of kind 1
+
+
+def test_likeness_is_of_columns_with_one_number_per_row() -> None:
+    columns = {"minutes": np.array([1.2, 1.9, 1.2, np.nan]), "codes": np.ones((4, 2), np.int64)}
+    items = Candidates.of(np.arange(4), score=np.array([4.0, 3.0, 3.5, 2.0]))
+    part = Mmr(MmrConfig(trade_off=0.4, likeness={"minutes": 1.0}))
+    assert part.pick(query(columns, 3), items).tolist() == [0, 1, 3]
+    with pytest.raises(StepError, match="column 'codes' is 2-dimensional"):
+        Mmr(MmrConfig(likeness={"codes": 1.0})).pick(query(columns, 3), items)

@@ -20,7 +20,8 @@ from tamis.types import Catalog
 def model_of(ids: list[list[int]]) -> Any:
     """A model of nothing but a table of neighbours."""
     table = np.array(ids, np.int32)
-    part = ItemCF(ItemCFConfig(), table, np.linspace(1, 0.1, table.size, dtype=np.float32).reshape(table.shape))
+    weights = np.linspace(1, 0.1, table.size, dtype=np.float32).reshape(table.shape)
+    part = ItemCF(ItemCFConfig(), table, weights, np.empty(0, np.uint8))
     return SimpleNamespace(funnel=Funnel([Stage("recall", {"itemcf": part}, 10)]))
 
 
