@@ -196,6 +196,12 @@ def test_a_missing_file_or_column_is_named_with_its_path(tmp_path: Path) -> None
         mapped(tmp_path / "nowhere", events=[log_mapping()])
 
 
+@pytest.mark.parametrize("name", ["", "/etc/passwd"])
+def test_a_file_that_is_no_name_below_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="wanted a name or a pattern below"):
+        mapped(tmp_path, events=[{**log_mapping(), "file": name}])
+
+
 def test_the_table_source_wants_a_mapping_that_names_a_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"mapping\.toml: no such file"):
         read_source("table", tmp_path)

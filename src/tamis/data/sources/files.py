@@ -36,7 +36,11 @@ def find(folder: Path, pattern: str) -> list[Path]:
     """The files of a folder that match a name or a glob pattern, by name. Raises DataError when there is none."""
     if not folder.exists():
         raise DataError(f"{folder}: no such file or folder")
-    if found := sorted(path for path in folder.glob(pattern) if path.is_file()):
+    try:
+        found = sorted(path for path in folder.glob(pattern) if path.is_file())
+    except (ValueError, NotImplementedError):
+        raise DataError(f"file {pattern!r}: wanted a name or a pattern below {folder}") from None
+    if found:
         return found
     raise DataError(f"{folder / pattern}: no such file")
 
