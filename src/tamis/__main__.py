@@ -1,5 +1,11 @@
 """`python -m tamis` is the same as `tamis`."""
 
-from tamis.cli import main
+import sys
 
-main()
+try:
+    from tamis.cli import main
+except KeyboardInterrupt:  # the imports take a second, and Ctrl-C may come in it
+    sys.exit(130)
+
+if __name__ == "__main__":
+    main()

@@ -147,6 +147,8 @@ def evaluate(
     Example: tamis evaluate my-feed --json report.json
     """
     project = open_project(folder)
+    if file is not None and not file.parent.is_dir():
+        raise ConfigError(f"{file}: there is no folder {file.parent}")  # before the work, not after it
     with bars() as progress:
         report = project.evaluate(progress)
     if file is not None:
@@ -204,6 +206,8 @@ def load(
     """
     report = run_load(LoadPlan(url=url, rate=rate, seconds=seconds, users=views.lines(users)))
     show(report, as_json, views.load)
+    if not report.rate_answered:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -126,6 +126,8 @@ def create(folder: Path, template: str = "demo") -> list[Path]:
     """A new commented project folder from a template. Files that exist are never overwritten: ConfigError."""
     if template not in TEMPLATES:
         raise ConfigError(f"no template {template!r}, wanted one of {', '.join(TEMPLATES)}")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; wanted a folder")
     sources = {"tamis.toml": f"{template}.toml", "plan.toml": "plan.toml"}
     taken = [name for name in sources if (folder / name).exists()]
     if taken:

@@ -105,8 +105,10 @@ def lines(path: Path | None) -> tuple[str, ...]:
         return ()
     try:
         found = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8") from None
     if not found:
         raise ConfigError(f"{path}: no user ids in it, wanted one per line")
     return found

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from tamis import __version__, cli, demo
 from tamis.cli import app, main, setting
 from tamis.data.dataset import Dataset
 from tamis.errors import ConfigError, DataError
+from tamis.serving.load import LoadReport
 
 MAPPING = """
 [[events]]
@@ -214,9 +216,25 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         main()
 
 
-def test_a_report_that_cannot_be_written_is_one_line(failing: Callable[..., int], feed: Path, capfd: Any) -> None:
-    assert failing("evaluate", feed, "--json", feed / "none" / "report.json") == 1
-    assert capfd.readouterr().err.splitlines()[-1].endswith("No such file or directory")
+def test_a_report_that_cannot_be_written_fails_before_the_work(
+    failing: Callable[..., int], feed: Path, capfd: Any
+) -> None:
+    report = feed / "none" / "report.json"
+    assert failing("evaluate", feed, "--json", report) == 1
+    assert capfd.readouterr().err == f"tamis: {report}: there is no folder {report.parent}\n"
+
+
+def test_a_project_wants_a_folder_and_no_file(failing: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+    (tmp_path / "taken").write_text("x")
+    assert failing("init", tmp_path / "taken") == 1
+    assert capfd.readouterr().err == f"tamis: {tmp_path / 'taken'} is a file; wanted a folder\n"
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_no_traceback() -> None:
+    code = "import runpy, sys\nsys.modules['tamis.cli'] = Stopped()\nrunpy.run_module('tamis', run_name='__main__')"
+    stopped = "class Stopped:\n    def __getattr__(self, name): raise KeyboardInterrupt\n"
+    done = subprocess.run([sys.executable, "-c", stopped + code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_serve_without_a_bundle_fails_before_any_worker_starts(failing: Callable[..., int], tmp_path: Path) -> None:
@@ -230,6 +248,14 @@ def test_load_wants_an_address_and_users(failing: Callable[..., int], tmp_path: 
     assert failing("load", "http://127.0.0.1:1", "--users", tmp_path / "empty") == 1
     assert failing("load", "http://127.0.0.1:1", "--rate", "0") == 1
     assert failing("load", "http://127.0.0.1:1", "--seconds", "1") == 1
+
+
+def test_a_load_run_in_which_nothing_was_answered_fails(
+    failing: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = LoadReport(**dict.fromkeys(LoadReport.__struct_fields__, 0.0) | {"errors": {"503": 9}})
+    monkeypatch.setattr(cli, "run_load", lambda plan: report)
+    assert failing("load", "http://127.0.0.1:1", "--json") == 1
 
 
 def test_bench_runs_the_scripts_of_the_source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

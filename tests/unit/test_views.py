@@ -78,8 +78,9 @@ def test_lines_of_a_file_are_its_ids(tmp_path: Path) -> None:
     assert views.lines(None) == ()
     (tmp_path / "users").write_text(" a \n\nb\n")
     assert views.lines(tmp_path / "users") == ("a", "b")
-    for name, content in (("none", None), ("empty", b"\n"), ("odd", b"\xff")):
+    wrong = (("none", None, "No such file"), ("empty", b"\n", "no user ids"), ("odd", b"\xff", "not UTF-8"))
+    for name, content, words in wrong:
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        with pytest.raises(ConfigError, match=name):
+        with pytest.raises(ConfigError, match=f"{name}: {words}[^/]*$"):
             views.lines(tmp_path / name)

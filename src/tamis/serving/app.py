@@ -1,17 +1,21 @@
 """The REST transport: bytes → struct → engine behind a gate → bytes. Every failure has the same body."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 import structlog
 from litestar import Litestar, Request, Response, get
+from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
+from litestar.types import ASGIApp, Receive, Scope, Send
 
-from tamis.errors import NotReady, TooLarge
+from tamis.errors import NotReady, RequestError, StateError, TooLarge
 from tamis.serving.prom import CONTENT_TYPE
 from tamis.serving.routes import ROUTES, Call, Route
 from tamis.serving.schema import openapi
@@ -22,13 +26,14 @@ log = structlog.get_logger()
 
 _encode: Final = msgspec.json.Encoder().encode
 _CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_BODY_SECONDS: Final = 10.0  # a caller who sends more slowly keeps one of the connections from everybody else
 
 AnyRequest = Request[Any, Any, Any]
 
 
 def create(service: Service, on_shutdown: Sequence[Callable[[], None]] = ()) -> Litestar:
     """The ASGI application over a service. on_shutdown: called in order when the server stops."""
-    return Litestar(
+    app = Litestar(
         route_handlers=[*(_endpoint(service, route) for route in ROUTES), *_probes(service)],
         exception_handlers={Exception: _outside},
         request_max_body_size=service.most_body_bytes,
@@ -36,6 +41,19 @@ def create(service: Service, on_shutdown: Sequence[Callable[[], None]] = ()) -> 
         openapi_config=None,
         logging_config=None,
     )
+    app.asgi_handler = _by_path_as_sent(app.asgi_handler)
+    return app
+
+
+def _by_path_as_sent(inner: ASGIApp) -> ASGIApp:
+    """Routes by the path before it is decoded, so that a "%2F" stays inside its id; `_id` decodes."""
+
+    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.HTTP:
+            scope["path"] = scope["raw_path"].partition(b"?")[0].decode("latin-1")  # some put the query into it
+        await inner(scope, receive, send)
+
+    return outer
 
 
 def _endpoint(service: Service, route: Route) -> HTTPRouteHandler:
@@ -44,7 +62,7 @@ def _endpoint(service: Service, route: Route) -> HTTPRouteHandler:
         gate = service.compute if route.ranks else service.store
         try:
             body = await _body(request, service.most_body_bytes) if route.request is not None else b""
-            call = Call(body, request.path_params.get("id", ""), request.query_params.dict() if route.query else {})
+            call = Call(body, _id(request), request.query_params.dict() if route.query else {})
             reply = await service.call(gate, route.prepare(service, call))
             response = _json(200, reply)
         except Exception as error:
@@ -59,13 +77,25 @@ def _litestar_path(path: str) -> str:
     return path.replace("{id}", "{id:str}")
 
 
-async def _body(request: AnyRequest, most_bytes: int) -> bytes:
+def _id(request: AnyRequest) -> str:
+    """The id in the path, "" when the route has none. Raises RequestError for bytes that are no UTF-8."""
     try:
-        return await request.body()
+        return unquote_to_bytes(request.path_params.get("id", "").encode("latin-1")).decode("utf-8")
+    except UnicodeDecodeError:
+        raise RequestError("the id in the path is not UTF-8", "id") from None
+
+
+async def _body(request: AnyRequest, most_bytes: int) -> bytes:
+    """The whole body. Raises TooLarge, or RequestError when it did not arrive whole or in time."""
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await request.body()
+    except TimeoutError:
+        raise RequestError(f"the body did not arrive within {_BODY_SECONDS:g} s") from None
     except HTTPException as error:
         if error.status_code == HTTP_413_REQUEST_ENTITY_TOO_LARGE:
             raise TooLarge(f"the body is larger than {most_bytes} bytes") from None
-        raise
+        raise RequestError("the body was cut off") from None  # the caller hung up, or its chunks are malformed
 
 
 def _probes(service: Service) -> list[HTTPRouteHandler]:
@@ -100,6 +130,8 @@ def _failed(error: Exception) -> Response[bytes]:
     status, body, wait_seconds = failure(error)
     if status == 500:
         log.error("call failed", exc_info=error)
+    elif isinstance(error, StateError):
+        log.error("state unavailable", error=str(error))
     headers = None if wait_seconds is None else {"Retry-After": str(int(wait_seconds))}
     return _json(status, body, headers)
 

@@ -55,7 +55,7 @@ def _event(index: int, body: bytes) -> EventRequest | RejectedEvent:
         return RejectedEvent(index, str(error), error.field)
 
 
-_PATH: Final = re.compile(r" - at `(?P<path>[^`]*)`$")
+_PATH: Final = re.compile(r" - at (?:`key` in )?`(?P<path>[^`]*)`$")
 _NAMED: Final = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
 
 
@@ -63,7 +63,7 @@ def _invalid(message: str) -> RequestError:
     """The words of msgspec taken apart: "Expected `int`, got `str` - at `$.size`" → message and field `size`."""
     path = ""
     if at := _PATH.search(message):
-        path = at["path"].removeprefix("key in ").removeprefix("$").removeprefix(".")
+        path = at["path"].removeprefix("$").removeprefix(".")
         message = message[: at.start()]
     if named := _NAMED.search(message):
         path = f"{path}.{named['name']}" if path else named["name"]
@@ -79,6 +79,8 @@ def _malformed(body: bytes, error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "the body is nested too deeply"
     text = str(error)
+    if text == "Input data was truncated":  # which msgspec says of a string that ends in half a pair, too
+        return "the body is cut off, or has half of a surrogate pair in a string"
     return text[:1].lower() + text[1:] if "JSON" not in text[:4] else text
 
 

@@ -96,11 +96,8 @@ class _Load:
     """One run. Answers are kept as (kind, intended time, done time, status or error, degraded)."""
 
     def __init__(self, plan: LoadPlan) -> None:
-        parts = urlsplit(plan.url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ConfigError(f"{plan.url}: wanted http://host:port")
         self.plan: Final = plan
-        self.host, self.port = parts.hostname, parts.port or 80
+        self.host, self.port = _address(plan.url)
         self.random: Final = random.Random(plan.seed)
         self.idle: deque[Connection] = deque()
         self.waiting: deque[asyncio.Future[Connection]] = deque()
@@ -223,6 +220,18 @@ class _Load:
             most_in_flight=self.most_in_flight,
             late_ms_p99=_percentile([late * 1000 for late in self.late], 99),
         )
+
+
+def _address(url: str) -> tuple[str, int]:
+    """Host and port. Raises ConfigError for what is no http://host:port."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 80
+    except ValueError as error:
+        raise ConfigError(f"{url}: wanted http://host:port: {error}") from None
+    if parts.scheme != "http" or not host:
+        raise ConfigError(f"{url}: wanted http://host:port")
+    return host, port
 
 
 def _percentile(values: Sequence[float], percent: float) -> float:

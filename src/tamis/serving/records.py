@@ -20,7 +20,7 @@ from tamis.serving.wire import (
     UserReply,
 )
 from tamis.state.checks import check_event, check_item, require
-from tamis.state.protocol import Event, ItemRow, State
+from tamis.state.protocol import Event, ItemRow, State, UserRow
 from tamis.types import ACTIONS
 
 _FUTURE_SECONDS: Final = 86_400.0  # clocks of devices are wrong, but not by more than this
@@ -133,13 +133,17 @@ class Records:
         """Replaces the profile. → the user as he is now"""
         self._model.check("user", profile)
         self._state.put_user(user_id, profile)
-        return self.user(user_id)
+        return self._described(user_id, self._state.user(user_id))
 
     def user(self, user_id: str) -> UserReply:
         """What is remembered of a user. Raises NotFound when it is nothing."""
         row = self._state.user(user_id)
         if not row.known:
             raise NotFound(f"unknown user {user_id!r}", "user_id")
+        return self._described(user_id, row)
+
+    def _described(self, user_id: str, row: UserRow) -> UserReply:
+        """The row of a user in words; of somebody deleted since, that nothing is remembered."""
         view = self._catalog.view()
         newest = row.timeline[::-1][:_RECENT]
         numbers = view.numbers_of(newest["key"]).tolist()

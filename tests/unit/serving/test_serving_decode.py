@@ -27,7 +27,8 @@ ITEM = msgspec.json.Decoder(ItemRequest)
     ("body", "field", "words"),
     [
         (b"", "", "empty"),
-        (b"{", "", "truncated"),
+        (b"{", "", "cut off"),
+        (b'{"user_id": "\\ud800"}', "", "surrogate"),
         (b"nonsense", "", "JSON is malformed"),
         (b'{"user_id": "a"} {}', "", "trailing"),
         (b'{"user_id": "\xff"}', "", "not UTF-8"),
@@ -44,6 +45,7 @@ ITEM = msgspec.json.Decoder(ItemRequest)
         (b'{"user_id": "a", "exclude": ["b", 3]}', "exclude[1]", "expected `str`"),
         (b'{"user_id": "a", "context": {"city": {"name": "b"}}}', "context[...]", "got `object`"),
         (b'{"user_id": "a", "context": {"lat": 1e999}}', "context[...]", "out of range"),
+        (b'{"user_id": "a", "context": {"%s": 1}}' % (b"c" * 129), "context", "length <= 128"),
     ],
 )
 def test_a_bad_body_is_refused_with_the_path_of_the_field(body: bytes, field: str, words: str) -> None:
@@ -101,7 +103,7 @@ def test_a_single_bad_event_and_too_many_events_are_refused() -> None:
     one = b'{"user_id": "u", "item_id": "i", "action": "click"}'
     with pytest.raises(RequestError, match="3 events in one call, at most 2"):
         decode_events(b"[" + b",".join([one] * 3) + b"]", 2)
-    with pytest.raises(RequestError, match="truncated"):
+    with pytest.raises(RequestError, match="cut off"):
         decode_events(b"[" + one, 10)
 
 

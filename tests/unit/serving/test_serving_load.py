@@ -170,5 +170,6 @@ def test_nobody_listening_and_a_wrong_address_are_named() -> None:
         port = free.getsockname()[1]
     with pytest.raises(ConfigError, match="is the server running"):
         load(f"http://127.0.0.1:{port}")
-    with pytest.raises(ConfigError, match="wanted http://host:port"):
-        load("localhost:8080")
+    for wrong in ("localhost:8080", "http://127.0.0.1:99999", "http://x:abc", "http://[::1"):
+        with pytest.raises(ConfigError, match="wanted http://host:port"):
+            load(wrong)

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 
 from tamis.errors import StateError
 from tamis.funnel import Funnel, Stage
+from tamis.serving import app
 from tamis.serving.app import create
 from tamis.serving.engine import Engine
 from tamis.state.memory import Memory
@@ -173,10 +175,11 @@ def test_a_state_that_cannot_write_is_503_and_nothing_is_acknowledged() -> None:
         def apply(self, events: Any) -> list[bool]:
             raise StateError("no space left")
 
-    with serving(engine(state=Full())) as client:
+    with capture_logs() as logs, serving(engine(state=Full())) as client:
         response = client.post("/v1/events", json=event("i1"))
     assert response.status_code == 503
     assert error_of(response)["code"] == "state_unavailable"
+    assert ("state unavailable", "no space left") in [(entry["event"], entry.get("error")) for entry in logs]
 
 
 # ---- items and users ---------------------------------------------------------------------------------------------
@@ -222,6 +225,35 @@ def test_an_id_that_is_too_long_is_400_wherever_it_stands(client: Client) -> Non
     assert client.get(f"/v1/items/{long}").status_code == 400
     assert client.put(f"/v1/users/{long}", json={}).status_code == 400
     assert error_of(client.get(f"/v1/users/{long}"))["field"] == "user_id"
+
+
+@pytest.mark.parametrize(
+    ("sent", "id"),
+    [("a%2Fb", "a/b"), ("..%2F..%2Fx", "../../x"), ("%E4%BD%A0", "你"), ("%2525", "%25"), ("a+b", "a+b")],
+)
+def test_any_id_can_stand_in_a_path_percent_encoded(client: Client, sent: str, id: str) -> None:
+    assert client.put(f"/v1/items/{sent}", json={}).json()["item_id"] == id
+    assert client.get(f"/v1/items/{sent}").json()["item_id"] == id
+    assert client.post("/v1/events", json=event(id)).json()["accepted"] == 1
+    assert client.delete(f"/v1/items/{sent}").json() == {"id": id, "deleted": True}
+    assert client.put(f"/v1/users/{sent}", json={}).json()["user_id"] == id
+
+
+@pytest.mark.parametrize("sent", ["%ff", "%ED%A0%80"])
+def test_an_id_in_a_path_that_is_no_utf8_is_400(client: Client, sent: str) -> None:
+    assert error_of(client.put(f"/v1/items/{sent}", json={}))["field"] == "id"
+    assert client.get(f"/v1/users/{sent}").status_code == 400
+
+
+def test_a_profile_put_while_its_user_is_deleted_is_no_failure() -> None:
+    class Raced(Memory):
+        def put_user(self, user_id: str, profile: Any) -> None:
+            super().put_user(user_id, profile)
+            self.delete_user(user_id)
+
+    with serving(engine(state=Raced())) as client:
+        reply = client.put("/v1/users/u9", json={"age": 3})
+    assert (reply.status_code, reply.json()["profile"]) == (200, {})
 
 
 def test_a_user_is_put_read_and_forgotten(client: Client) -> None:
@@ -285,6 +317,41 @@ def test_a_path_or_method_that_does_not_exist_has_the_same_error_body(client: Cl
     assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
     response = client.get("/v1/recommend")
     assert (response.status_code, error_of(response)["code"]) == (405, "method_not_allowed")
+
+
+def answer_to(messages: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
+    """(status, body) of a call to recommend whose caller sends these messages, and then nothing more."""
+    whole, sent = service(), []
+    whole.use(engine())
+    path = "/v1/recommend"
+    scope: Any = {
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
+        "headers": [], "root_path": "", "state": {}, "client": None, "server": None, "extensions": {},
+    }  # fmt: skip
+
+    async def receive() -> Any:
+        return messages.pop(0) if messages else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(create(whole)(scope, receive, send))
+    whole.close()
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+
+def test_a_caller_who_hangs_up_while_he_sends_is_no_failure_of_the_server() -> None:
+    part = {"type": "http.request", "body": b'{"user', "more_body": True}
+    with capture_logs() as logs:
+        status, body = answer_to([part, {"type": "http.disconnect"}])
+    assert (status, body["error"]["message"]) == (400, "the body was cut off")
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
+
+
+def test_a_body_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_BODY_SECONDS", 0.02)
+    status, body = answer_to([{"type": "http.request", "body": b'{"user', "more_body": True}])
+    assert (status, body["error"]["message"]) == (400, "the body did not arrive within 0.02 s")
 
 
 def test_overload_is_429_with_a_time_to_come_back() -> None:
