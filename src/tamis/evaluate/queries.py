@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -68,7 +69,9 @@ class Past:
             held_out = events
         published = np.where(np.isfinite(self.published), self.published, np.nan)
         log = Log(held_out, requests, self.by_user, published)
-        even = replace(self.model.config.samples, popularity_power=0.0)  # what scores are meant for; see data/negatives
+        even = msgspec.structs.replace(
+            self.model.config.samples, popularity_power=0.0
+        )  # what scores are meant for; see data/negatives
         return build_samples(log, split.test_since, split.test_until, even)
 
     def catalog(self, now: float) -> Catalog:
