@@ -134,29 +134,3 @@ def adam_rows(
                 second[k] = square
                 weight[k] -= step * mean / (np.sqrt(square) + epsilon)
     return float(near)
-
-
-@numba.njit(cache=True, nogil=True)
-def adagrad_rows(
-    table: NDArray[Any],
-    squares: NDArray[Any],
-    distinct: NDArray[np.int32],
-    sums: NDArray[Any],
-    rates: tuple[float, float, float],
-) -> None:
-    """One row-wise Adagrad step; squares: [rows], the running sum of each row's mean squared gradient.
-
-    rates: (learning rate, epsilon, l2).
-    """
-    kind, size = table.dtype.type, table.shape[1]
-    rate, epsilon, l2 = kind(rates[0]), kind(rates[1]), kind(rates[2])
-    for i in range(len(distinct)):
-        code = distinct[i]
-        total = kind(0)
-        for k in range(size):
-            gradient = sums[i, k] + l2 * table[code, k]
-            total += gradient * gradient
-        squares[code] += total / kind(size)
-        scale = rate / (np.sqrt(squares[code]) + epsilon)
-        for k in range(size):
-            table[code, k] -= scale * (sums[i, k] + l2 * table[code, k])

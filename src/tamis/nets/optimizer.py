@@ -19,7 +19,7 @@ EPSILON = 1e-8
 class Optimizer:
     """Moves a net's weights after `backward`: `clear`, forward, `backward`, `step`.
 
-    Layers: torch's Adam. Rows of the `Table`s: Adam (or row-wise Adagrad) on exactly the rows gathered since `clear`;
+    Layers: torch's Adam. Rows of the `Table`s: Adam on exactly the rows gathered since `clear`;
     the moments of all other rows stand still ("lazy Adam"), and when a batch holds every row it is Adam itself.
     """
 
@@ -52,8 +52,7 @@ class _Rows:
         self.table = table
         self._plan = plan
         self._weight: NDArray[np.floating] = table.weight.detach().numpy()
-        shape = (rows, 2, size) if plan.embedding_optimizer == "adam" else (rows,)
-        self._state = kernels.by_cache_line(shape, self._weight.dtype)
+        self._moments = kernels.by_cache_line((rows, 2, size), self._weight.dtype)
         self._place = np.zeros(rows, np.int32)
         self._distinct = np.empty(0, np.int32)
         self._sums = np.empty((0, size), self._weight.dtype)
@@ -64,16 +63,12 @@ class _Rows:
         distinct, sums = self._distinct[:count], self._sums[:count]
         self._place[distinct] = 0
         self._steps += 1
-        rate, l2 = self._plan.embedding_learning_rate * share, self._plan.l2
-        root = math.sqrt(1.0 - BETAS[1] ** self._steps)
-        adam = (rate * root / (1.0 - BETAS[0] ** self._steps), EPSILON * root, *BETAS, l2)
+        rate, root = self._plan.embedding_learning_rate * share, math.sqrt(1.0 - BETAS[1] ** self._steps)
+        adam = (rate * root / (1.0 - BETAS[0] ** self._steps), EPSILON * root, *BETAS, self._plan.l2)
 
         def work(_: int, part: Span) -> None:
             rows = slice(*part)
-            if self._plan.embedding_optimizer == "adam":
-                kernels.adam_rows(self._weight, self._state, distinct[rows], sums[rows], adam)
-            else:
-                kernels.adagrad_rows(self._weight, self._state, distinct[rows], sums[rows], (rate, EPSILON, l2))
+            kernels.adam_rows(self._weight, self._moments, distinct[rows], sums[rows], adam)
 
         side_by_side(spans(np.arange(count + 1)) if count else [], work)
 

@@ -1,7 +1,18 @@
 """What a net is to look like and how it is trained: plain values, so that parts can name them without torch."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
+
+P = TypeVar("P")
+
+
+def plan_of(kind: type[P], config: Any, **others: Any) -> P:
+    """A plan (one of the dataclasses of `nets`) filled from the settings of a step that are called like its fields.
+
+    others: fields that the step has no setting for. What neither names keeps the plan's default.
+    """
+    names = [field.name for field in fields(kind) if field.name not in others]  # type: ignore[arg-type]
+    return kind(**{name: getattr(config, name) for name in names if hasattr(config, name)}, **others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,8 +21,6 @@ class TrainingPlan:
 
     epochs: most passes over the training requests.   batch_size: rows (not requests) per step, whole requests only.
     learning_rate: Adam's, for everything but the embeddings.   embedding_learning_rate: of the fused table's rows.
-    embedding_optimizer: "adam" moves the rows of a batch as Adam would and leaves all others alone; "adagrad" keeps
-    one number per row instead of two per weight.
     l2: pull of the touched embedding rows towards zero.   decay_to: learning rates fall linearly to this share.
     patience: epochs without a better validation score before stopping; 0 = never stop early, keep the last.
     unknown_share: share of rows that are trained with the id taken away; the towers' plans have their own.
@@ -22,7 +31,6 @@ class TrainingPlan:
     batch_size: int = 2048
     learning_rate: float = 1e-3
     embedding_learning_rate: float = 1e-3
-    embedding_optimizer: Literal["adam", "adagrad"] = "adam"
     l2: float = 0.0
     decay_to: float = 1.0
     patience: int = 1

@@ -30,7 +30,7 @@ from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.item_vectors import FreshVectors, item_vectors
 from tamis.nets.labels import SHOWN, per_click_heads, unlearnable
-from tamis.nets.plans import TrainingPlan
+from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import LightPlan, TowerPlan
 from tamis.types import Action, Candidates, Catalog, Columns, Query, gather
@@ -74,31 +74,8 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
 
     def plan(self, heads: tuple[str, ...], per_click: tuple[str, ...]) -> LightPlan:
         """The same as values for the nets, for the heads that can be learnt. Raises ConfigError for what cannot be."""
-        towers = TowerPlan(
-            embedding_size=self.embedding_size,
-            user_layers=self.user_layers,
-            item_layers=self.item_layers,
-            vector_size=self.vector_size,
-            pooling=self.pooling,
-        )
-        training = TrainingPlan(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            embedding_learning_rate=self.embedding_learning_rate,
-            patience=self.patience,
-            threads=self.threads,
-        )
-        return LightPlan(
-            towers=towers,
-            training=training,
-            heads=heads,
-            per_click=per_click,
-            cross_layers=self.cross_layers,
-            join_size=self.join_size,
-            unshown=self.unshown,
-            unknown_share=self.unknown_share,
-        )
+        towers, training = plan_of(TowerPlan, self), plan_of(TrainingPlan, self)
+        return plan_of(LightPlan, self, towers=towers, training=training, heads=heads, per_click=per_click)
 
 
 class ThreeTowerFacts(Config, frozen=True):

@@ -25,6 +25,13 @@ Numbers = Mapping[str, float]
 Scores = NDArray[np.float64]
 Formula = Literal["weighted_sum", "click_times_sum", "power_product", "rank_sum", "conversion_product"]
 
+_READS: Final[Mapping[Formula, tuple[str, ...]]] = {
+    "weighted_sum": ("weights",),
+    "click_times_sum": ("weights",),
+    "power_product": ("weights", "exponents"),
+    "rank_sum": ("weights", "exponents", "offsets"),
+    "conversion_product": ("exponents",),
+}
 _LEAST: Final = 1e-9  # a product of predictions is taken of at least this, so that one zero does not end all order
 
 
@@ -107,6 +114,13 @@ class FuseConfig(StepConfig, frozen=True, tag="fuse"):
             raise ValueError(f"fuse: {self.formula} needs weights")
         if self.formula == "conversion_product" and not self.exponents:
             raise ValueError("fuse: conversion_product needs exponents")
+        reads = _READS[self.formula]
+        for section in ("weights", "exponents", "offsets"):
+            given: dict[str, float] = getattr(self, section)
+            if given and section not in reads:
+                raise ValueError(f"fuse: {self.formula} reads no {section}, only {' and '.join(reads)}")
+            if reads[0] == "weights" and (idle := sorted(set(given) - set(self.weights))):
+                raise ValueError(f"fuse: {section} has {idle}, which weights has not")
 
 
 @dataclass(frozen=True, slots=True)

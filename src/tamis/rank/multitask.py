@@ -25,7 +25,7 @@ from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.labels import PLAY, per_click_heads, unlearnable
-from tamis.nets.plans import MultitaskShape, TrainingPlan
+from tamis.nets.plans import MultitaskShape, TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.rank.calibrate import Isotonic, Platt
 from tamis.types import Candidates, Columns, Query
@@ -80,34 +80,6 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
             if getattr(self, name) < 4 or getattr(self, name) % 4:
                 raise ValueError(f"{name} is {getattr(self, name)}: wanted a multiple of 4")
 
-    def shape(self) -> MultitaskShape:
-        """How the net looks."""
-        return MultitaskShape(
-            embedding_size=self.embedding_size,
-            embedding_spread=self.embedding_spread,
-            attention=self.attention,
-            attention_hidden=self.attention_hidden,
-            experts=self.experts,
-            expert_hidden=self.expert_hidden,
-            tower_hidden=self.tower_hidden,
-            gate_dropout=self.gate_dropout,
-            wide=self.wide,
-        )
-
-    def training(self) -> TrainingPlan:
-        """How it is trained."""
-        return TrainingPlan(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            embedding_learning_rate=self.embedding_learning_rate,
-            l2=self.l2,
-            decay_to=self.decay_to,
-            patience=self.patience,
-            unknown_share=self.unknown_share,
-            threads=self.threads,
-        )
-
 
 class MultitaskFacts(Config, frozen=True):
     """What goes with the saved net.
@@ -153,7 +125,7 @@ class Multitask:
         per_click = per_click_heads(config.per_click, heads, inputs.train)
         nets = nets_module("multitask")
         plan = nets.HeadPlan(heads, frozenset(per_click), config.head_weights, config.play_loss)
-        trained = nets.fit_multitask(config.shape(), config.training(), plan, inputs, seed)
+        trained = nets.fit_multitask(plan_of(MultitaskShape, config), plan_of(TrainingPlan, config), plan, inputs, seed)
         folder = NetFolder.temporary()
         nets.export_multitask(trained.net, inputs.layout, folder.path / _NET_FILE)
         facts = MultitaskFacts(

@@ -27,7 +27,7 @@ from tamis.index.vectors import Vectors, VectorsConfig
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.item_vectors import FreshVectors, item_vectors
-from tamis.nets.plans import TrainingPlan
+from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import ContrastPlan, TowerPlan
 from tamis.types import Candidates, Catalog, Query
@@ -71,31 +71,8 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
 
     def plan(self) -> ContrastPlan:
         """The same as values for the nets. Raises ConfigError for towers that cannot be."""
-        towers = TowerPlan(
-            embedding_size=self.embedding_size,
-            user_layers=self.user_layers,
-            item_layers=self.item_layers,
-            vector_size=self.vector_size,
-            pooling=self.pooling,
-        )
-        training = TrainingPlan(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            embedding_learning_rate=self.embedding_learning_rate,
-            patience=self.patience,
-            threads=self.threads,
-        )
-        return ContrastPlan(
-            towers=towers,
-            training=training,
-            positives=self.positives,
-            temperature=self.temperature,
-            log_q=self.log_q,
-            extra_negatives=self.extra_negatives,
-            extra_exponent=self.extra_exponent,
-            unknown_share=self.unknown_share,
-        )
+        towers, training = plan_of(TowerPlan, self), plan_of(TrainingPlan, self)
+        return plan_of(ContrastPlan, self, towers=towers, training=training)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,25 +98,6 @@ def test_rows_that_no_batch_holds_and_the_padding_row_stand_still() -> None:
     assert not net.table.weight[0].any()
 
 
-def test_row_wise_adagrad_follows_its_formula() -> None:
-    net = Net(4)
-    optimizer = Optimizer(net, TrainingPlan(embedding_optimizer="adagrad", embedding_learning_rate=0.5, l2=0.25))
-    codes = torch.tensor([[1, 0, 0, 0, 0, 0, 0]], dtype=torch.int32)
-    weight, square = net.table.weight[1].detach().clone(), 0.0
-    slope = net.layer.weight[0, :4].detach().clone()
-    net.train()
-    for _ in range(3):
-        optimizer.clear()
-        net(codes).sum().backward()
-        optimizer._dense.param_groups[0]["lr"] = 0.0
-        optimizer.plan = TrainingPlan(learning_rate=0.0)
-        optimizer.step()
-        gradient = slope + 0.25 * weight
-        square += float(gradient.square().mean())
-        weight = weight - 0.5 / (square**0.5 + 1e-8) * gradient
-        torch.testing.assert_close(net.table.weight[1], weight)
-
-
 def test_threads_do_not_change_a_single_bit_of_the_update() -> None:
     codes = torch.from_numpy(np.random.default_rng(2).integers(0, 3000, (500, sum(WIDTHS))).astype(np.int32))
     tables, before = [], torch.get_num_threads()

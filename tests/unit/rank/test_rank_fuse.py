@@ -180,6 +180,20 @@ def test_a_formula_without_its_numbers_is_a_config_error(section: dict[str, Any]
         convert({"kind": "fuse", **section}, FuseConfig)
 
 
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"weights": {"like": 2.0}, "exponents": {"like": 0.5}}, "click_times_sum reads no exponents, only weights"),
+        ({"formula": "power_product", "weights": {"like": 2.0}, "offsets": {"like": 1.0}}, "reads no offsets"),
+        ({"formula": "conversion_product", "exponents": {"click": 1.0}, "weights": {"like": 1.0}}, "reads no weights"),
+        ({"formula": "rank_sum", "weights": {"like": 1.0}, "offsets": {"lyke": 9.0}}, r"offsets has \['lyke'\]"),
+    ],
+)
+def test_numbers_that_the_formula_would_not_read_are_refused(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        convert({"kind": "fuse", **section}, FuseConfig)
+
+
 def test_fuse_learns_nothing(tmp_path: Path) -> None:
     part = Fuse.load(FuseConfig(), tmp_path)
     part.save(tmp_path)
