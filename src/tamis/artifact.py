@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,12 @@ FORMAT: Final = 2
 MANIFEST: Final = "bundle.json"
 CURRENT: Final = "CURRENT"
 PUBLISHED: Final = "PUBLISHED"
+
+
+class Format(msgspec.Struct, frozen=True):
+    """All that can be read of a manifest before it is known to be one of this version."""
+
+    format: int
 
 
 class Manifest(Config, frozen=True):
@@ -86,11 +92,15 @@ class BundleWriter:
         return path
 
     def finish(self, facts: Mapping[str, Any]) -> Bundle:
-        """Hashes every file and writes the manifest; `facts` are the Manifest fields that the caller knows."""
+        """Hashes every file and writes the manifest; `facts` are the Manifest fields that the caller knows.
+
+        All of it is on disk before the manifest is there.
+        """
         files = {}
-        for file in sorted(p for p in self.path.rglob("*") if p.is_file()):
-            sync(file)
-            files[file.relative_to(self.path).as_posix()] = (file.stat().st_size, _sha256(file))
+        for path in (self.path, *sorted(self.path.rglob("*"))):
+            sync(path)  # a folder too: a file is not on disk before its name is
+            if path.is_file():
+                files[path.relative_to(self.path).as_posix()] = (path.stat().st_size, _sha256(path))
         manifest = Manifest(format=FORMAT, name=self.name, created=time.time(), files=files, **facts)
         replace_durably(self.path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         return Bundle(self.path, manifest)
@@ -141,11 +151,12 @@ def open_bundle(path: Path) -> Bundle:
     except OSError:
         raise ArtifactError(f"{path}: no finished bundle here ({MANIFEST} is missing); run `tamis train`") from None
     try:
+        found = msgspec.json.decode(raw, type=Format).format
+        if found != FORMAT:
+            raise ArtifactError(f"{path}: bundle format {found}, this version reads {FORMAT}; train again")
         manifest = msgspec.json.decode(raw, type=Manifest)
     except msgspec.DecodeError as error:
         raise ArtifactError(f"{path / MANIFEST}: {error}") from None
-    if manifest.format != FORMAT:
-        raise ArtifactError(f"{path}: bundle format {manifest.format}, this version reads {FORMAT}; train again")
     present = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} - {MANIFEST}
     if foreign := sorted(present - set(manifest.files)):
         raise ArtifactError(f"{path / foreign[0]}: not in the manifest; the bundle was tampered with")
@@ -200,13 +211,27 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def replace_durably(file: Path, content: bytes) -> None:
-    """Writes a file so that readers see the old content or the new one, and a crash leaves one of the two."""
+def replace_durably(file: Path, content: bytes | Callable[[Path], Any]) -> None:
+    """Writes a file so that readers see the old content or the new one, and a crash leaves one of the two.
+
+    content: the bytes, or what writes them into the file whose path it is given.
+    """
     pending = file.with_name(f".{file.name}")
-    pending.write_bytes(content)
+    if isinstance(content, bytes):
+        pending.write_bytes(content)
+    else:
+        content(pending)
     sync(pending)
     os.replace(pending, file)
     sync(file.parent)
+
+
+def folder_durably(folder: Path, inside: Path) -> None:
+    """Makes a folder below `inside`, which is there, so that its name and those of its parents are on disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    while folder != inside:
+        folder = folder.parent
+        sync(folder)
 
 
 def sync(path: Path) -> None:

@@ -86,6 +86,22 @@ def test_another_format_asks_for_training(tmp_path: Path) -> None:
         open_bundle(bundle.path)
 
 
+def test_a_later_format_is_named_whatever_it_has_in_it(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    manifest = bundle.path / "bundle.json"
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3, "never_heard_of": []'))
+    with pytest.raises(ArtifactError, match="format 3, this version reads 2; train again"):
+        open_bundle(bundle.path)
+
+
+def test_files_and_the_names_of_folders_are_on_disk_before_the_manifest(tmp_path: Path, synced: list[Path]) -> None:
+    path = write(tmp_path).path
+    manifest = synced.index(path / ".bundle.json")
+    folder = path / "recall.popular"
+    assert {path, folder, folder / "items.npy", folder / "none.npy"} <= set(synced[:manifest])
+    assert path in synced[manifest:]
+
+
 def test_publishing_again_swaps_the_name(tmp_path: Path) -> None:
     first, second = write(tmp_path), write(tmp_path, 9)
     publish(first)

@@ -27,6 +27,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tamis.artifact import Format
 from tamis.config import Config
 from tamis.data.ids import Ids
 from tamis.data.tables import SCHEMAS, TABLES
@@ -124,16 +125,17 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; `tamis import SOURCE PATH --into DIR` fills one")
     try:
-        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+        raw = (folder / MANIFEST).read_bytes()
+        found = msgspec.json.decode(raw, type=Format).format
+        if found != FORMAT:
+            raise DataError(f"{folder}: data format {found}, this version reads {FORMAT}; import again")
+        return msgspec.json.decode(raw, type=Manifest)
     except FileNotFoundError:
         if any(folder.glob("users/part-*.parquet")):
             raise DataError(f"{folder / MANIFEST}: missing although there are part files; import again") from None
         return Manifest()
     except msgspec.DecodeError as error:
         raise DataError(f"{folder / MANIFEST}: {error}") from None
-    if manifest.format != FORMAT:
-        raise DataError(f"{folder}: data format {manifest.format}, this version reads {FORMAT}; import again")
-    return manifest
 
 
 @dataclass(frozen=True)

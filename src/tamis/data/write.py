@@ -6,7 +6,6 @@ was left behind. One import at a time: a second one is refused.
 """
 
 import fcntl
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from tamis.artifact import replace_durably, sync
+from tamis.artifact import folder_durably, replace_durably, sync
 from tamis.data.dataset import DAY_SECONDS, FORMAT, MANIFEST, Dataset, Manifest, Part, read_manifest
 from tamis.data.numbering import Additions, additions
 from tamis.data.tables import REJECTED, TABLES, RawTables, check, harmless
@@ -126,11 +125,10 @@ def _append_rejected(folder: Path, rejected: pl.DataFrame) -> None:
     """Adds rows to rejected.parquet, each once however often it was rejected."""
     if not rejected.height:
         return
-    file, pending = folder / REJECTED_FILE, folder / f".{REJECTED_FILE}"
+    file = folder / REJECTED_FILE
     before = [pl.read_parquet(file)] if file.exists() else []
     rows = pl.concat([*before, rejected.select(list(REJECTED))]).unique(maintain_order=True)
-    rows.write_parquet(pending, compression="zstd")
-    os.replace(pending, file)
+    replace_durably(file, lambda pending: rows.write_parquet(pending, compression="zstd"))
 
 
 @dataclass(slots=True)
@@ -148,10 +146,11 @@ class _PartFiles:
         parts = []
         for done, (day, rows) in enumerate(pieces, start=1):
             file = self.folder / table / day / self.name
-            file.parent.mkdir(parents=True, exist_ok=True)
+            folder_durably(file.parent, self.folder)
             self.written.append(file)
             rows.write_parquet(file, compression="zstd", statistics=False)
             sync(file)
+            sync(file.parent)
             first, last = (float(rows["time"][0]), float(rows["time"][-1])) if day else (0.0, 0.0)
             parts.append(Part(path=file.relative_to(self.folder).as_posix(), rows=rows.height, first=first, last=last))
             self.progress(f"write {table}", done, len(pieces))

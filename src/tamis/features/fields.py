@@ -155,7 +155,8 @@ def encode_number(feature: Number, learned: Learned, values: Values) -> NDArray[
 
 
 def _shaped(feature: Number, raw: NDArray[np.float64]) -> NDArray[np.float64]:
-    clipped = np.clip(raw, feature.lowest, feature.highest)
+    """[n] clipped and log1p-ed as told; NaN for what is missing or infinite, which no bound makes a number of."""
+    clipped = np.clip(np.where(np.isfinite(raw), raw, np.nan), feature.lowest, feature.highest)
     return np.log1p(np.maximum(clipped, 0.0)) if feature.log1p else clipped
 
 

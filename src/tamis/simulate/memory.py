@@ -105,9 +105,13 @@ class Diary:
         shown: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
         clicked: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
     ) -> "Diary":
-        """The diary of a log from span[0] to span[1]; shown and clicked: users, items and times, in order of time."""
+        """The diary of a log from span[0] to span[1]; shown and clicked: users, items and times, in order of time.
+
+        What happened after the log, such as a click on its last page, is not in it.
+        """
         columns: list[NDArray[Any]] = []
-        for users, items, times in (shown, clicked):
+        for every in (shown, clicked):
+            users, items, times = (column[every[2] <= span[1]] for column in every)
             keys = _keys(users, times, span)
             order = np.argsort(keys, kind="stable")
             columns += [

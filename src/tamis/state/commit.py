@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar, cast
 
 import lmdb
 
+from tamis.artifact import folder_durably, sync
 from tamis.errors import StateError
 from tamis.state.settings import StateConfig
 
@@ -113,7 +114,8 @@ class Transactions:
 
     def _open(self, names: Sequence[str], config: StateConfig) -> Any:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            there = next(folder for folder in self._folder.absolute().parents if folder.is_dir())
+            folder_durably(self._folder.absolute(), there)
             environment = lmdb.open(
                 str(self._folder),
                 map_size=max(_SMALLEST_MAP, int(config.map_size_gib * 2**30) // _SMALLEST_MAP * _SMALLEST_MAP),
@@ -125,6 +127,7 @@ class Transactions:
                 metasync=config.durable,
             )
             environment.reader_check()  # slots of processes that were killed would keep old pages alive
+            sync(self._folder)  # LMDB flushes its file but not the file's name
         except (lmdb.Error, OSError) as error:
             raise StateError(f"{self._folder}: cannot open the state store: {error}") from error
         return environment
@@ -228,9 +231,8 @@ class Transactions:
         try:
             while len(results) < len(group):
                 results += [ticket.work(txn) for ticket in group[len(results) :]]
-                if (
-                    joinable
-                ):  # those served by the last commit are just coming back: without them every second group is of one
+                # Those served by the last commit are just coming back: without them every second group is of one.
+                if joinable:
                     with self._turn:
                         group += self._take(_GROUP - len(group))
             txn.commit()

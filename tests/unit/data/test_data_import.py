@@ -251,6 +251,15 @@ def test_what_a_killed_import_left_behind_is_not_read_and_goes_away(tmp_path: Pa
     assert not left.exists()
 
 
+def test_files_and_the_names_of_folders_are_on_disk_before_the_manifest(tmp_path: Path, synced: list[Path]) -> None:
+    import_tables(RawTables.of(events=events(("a", "x", "click", START), ("", "x", "click", START))), tmp_path, 0.5)
+    before = synced[: len(synced) - 1 - synced[::-1].index(tmp_path / f".{MANIFEST}")]
+    day = next((tmp_path / "events").iterdir())
+    assert {tmp_path, day.parent, day, next(day.iterdir())} <= set(before)
+    assert {tmp_path / ".rejected.parquet"} <= set(before)
+    assert synced[-1] == tmp_path
+
+
 def test_a_second_import_at_the_same_time_is_refused(tmp_path: Path) -> None:
     with (tmp_path / ".import.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -281,6 +290,9 @@ def test_a_folder_that_is_missing_damaged_or_of_another_format_is_an_error(tmp_p
     text = manifest.read_text()
     manifest.write_text(text.replace('"format":1', '"format":99'))
     with pytest.raises(DataError, match="data format 99"):
+        Dataset.open(tmp_path)
+    manifest.write_text(text.replace('"format":1', '"format":99,"never_heard_of":[]'))
+    with pytest.raises(DataError, match="data format 99, this version reads 1; import again"):
         Dataset.open(tmp_path)
     manifest.write_text(text[:20])
     with pytest.raises(DataError, match=MANIFEST):

@@ -60,8 +60,11 @@ def test_numbers_are_always_finite(training, serving) -> None:
 
 def test_a_missing_or_infinite_number_is_the_mean() -> None:
     feature = Number(column="x", highest=1e9)
-    learned = learn(feature, [1.0, 3.0])
-    assert encode_number(feature, learned, [2.0, None, "x", float("nan"), 3.0]).tolist() == [0.0, 0.0, 0.0, 0.0, 1.0]
+    endless = [float("inf"), float("-inf")]
+    learned = learn(feature, [1.0, 3.0, *endless])
+    assert (learned.mean, learned.deviation) == (2.0, 1.0)
+    codes = encode_number(feature, learned, [2.0, None, "x", float("nan"), *endless, 3.0])
+    assert codes.tolist() == [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
 
 
 def test_a_hash_code_is_the_same_in_every_process() -> None:

@@ -31,6 +31,14 @@ def test_what_happens_at_the_very_moment_is_not_yet_remembered():
     assert recent.clicked[:, :2].tolist() == [[-1, -1], [4, -1], [5, 4]]
 
 
+def test_a_click_after_the_log_is_nobodys():
+    shown = (np.array([0, 1]), np.array([4, 5]), np.array([99.0, 99.5]))
+    late = (np.array([0, 1]), np.array([4, 5]), np.array([101.0, 100.5]))
+    recent = Diary.of((0.0, 100.0), shown, late).recent(np.array([0, 1, 2]), np.array([1e9, 50.0, 50.0]))
+    assert recent.shown[:, 0].tolist() == [4, -1, -1]
+    assert (recent.clicked == -1).all()
+
+
 def test_a_copy_goes_its_own_way():
     memory = Memory.empty(1)
     other = memory.copy()

@@ -84,6 +84,11 @@ def while_busy(store: Transactions, calls: list[Any]) -> list[Any]:
     return results
 
 
+def test_the_names_of_a_new_store_are_on_disk_too(tmp_path: Path, synced: list[Path]) -> None:
+    Transactions(tmp_path / "feed" / "state", ("a",), CONFIG).close()
+    assert {tmp_path, tmp_path / "feed", tmp_path / "feed" / "state"} <= set(synced)
+
+
 def test_writers_that_wait_share_one_transaction(store: Transactions) -> None:
     put(store, b"first")
     before = transaction_number(store)
