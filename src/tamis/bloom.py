@@ -7,7 +7,7 @@ user's filter, the exposure filter asks it. (Bloom, "Space/time trade-offs in ha
 import math
 import struct
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ class Bloom:
 
     def positions(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """[n, hashes] the bits of each key."""
-        return self._positions(_hashes(np.asarray(keys).astype(np.uint64, copy=False)), 0, self.hashes).T
+        return self._positions(_hashes(_keys(keys, "keys")), 0, self.hashes).T
 
     def with_flags(self, flags: bytes | bytearray, count: int) -> "Bloom":
         """A filter of this shape with the bits that `flags` (one byte a bit) has set."""
@@ -83,8 +83,8 @@ class Bloom:
         return np.asarray((self.data.take(positions >> 3) & _BIT.take(positions & 7)).all(axis=0))
 
     def add(self, ids: NDArray[np.uint64]) -> None:
-        """Adds keys [n]; adding one twice changes nothing."""
-        keys = np.unique(np.asarray(ids).astype(np.uint64, copy=False))
+        """Adds keys [n]; adding one twice changes nothing. Raises ValueError for what is no column of whole numbers."""
+        keys = np.unique(_keys(ids, "ids"))
         if not len(keys):
             return
         positions = self._positions(_hashes(keys), 0, self.hashes)
@@ -121,7 +121,7 @@ class Generations:
 
     def contains(self, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """[n] False: certainly in none of them. Two hash functions settle most keys; only the rest see all."""
-        keys = np.asarray(keys).astype(np.uint64, copy=False)
+        keys = _keys(keys, "keys")
         found = np.zeros(len(keys), np.bool_)
         if not len(keys):
             return found
@@ -157,6 +157,14 @@ def add_to_bytes(stored: bytearray, key: int) -> int:
         count += 1
         _COUNT.pack_into(stored, _HEADER.size - _COUNT.size, count)
     return int(count)
+
+
+def _keys(values: NDArray[Any], name: str) -> NDArray[np.uint64]:
+    """[n] the values as keys."""
+    keys = np.asarray(values)
+    if keys.ndim != 1 or (keys.dtype.kind not in "iu" and len(keys)):
+        raise ValueError(f"{name} is {keys.dtype} {keys.shape}: wanted a column of whole numbers")
+    return keys.astype(np.uint64, copy=False)
 
 
 def _hashes(keys: NDArray[np.uint64]) -> _Hashes:

@@ -83,6 +83,8 @@ def reliability(labels: NDArray[Any], scores: NDArray[Any], bins: int = 10) -> R
     if bins < 1:
         raise ValueError(f"bins {bins}: wanted ≥ 1")
     positive, p = _binary(labels, scores)
+    if not np.isfinite(p).all():
+        raise ValueError("scores has a value that is not finite")
     order = np.argsort(p, kind="stable")
     p, positive = p[order], positive[order]
     edges = p[np.linspace(0, len(p), bins, endpoint=False).astype(np.int64)] if len(p) else p
@@ -125,6 +127,7 @@ def hits(ranked: NDArray[Any], relevant: Relevant) -> NDArray[np.bool_]:
 
     ranked: [q, w] item numbers, best first, distinct within a row, −1 where the list is shorter.
     """
+    ranked = _item_numbers(ranked, "ranked")
     if ranked.ndim != 2 or len(ranked) != len(relevant):
         raise ValueError(f"ranked {ranked.shape}: wanted one row for each of the {len(relevant)} queries")
     if not ranked.size or not len(relevant.items):
@@ -182,7 +185,7 @@ def coverage(shown: NDArray[Any], items: int) -> float:
     """Share of a catalogue of `items` that occurs at least once in `shown` (any shape, −1 = nothing)."""
     if items < 1:
         return float("nan")
-    distinct = np.unique(shown)
+    distinct = np.unique(_item_numbers(shown, "shown", items))
     return float((distinct >= 0).sum() / items)
 
 
@@ -203,7 +206,7 @@ def intra_list_diversity(ranked: NDArray[Any], features: NDArray[Any]) -> float:
     """
     if ranked.ndim != 2 or features.ndim not in (1, 2):
         raise ValueError(f"ranked {ranked.shape} and features {features.shape}: wanted [q, w] and [i] or [i, d]")
-    there = ranked >= 0
+    there = _item_numbers(ranked, "ranked", len(features)) >= 0
     length = there.sum(axis=1).astype(np.float64)
     use = length > 1
     if not use.any():
@@ -213,8 +216,20 @@ def intra_list_diversity(ranked: NDArray[Any], features: NDArray[Any]) -> float:
     return float(np.mean(1 - alike[use] / pairs))
 
 
+def _item_numbers(values: NDArray[Any], name: str, items: int | None = None) -> NDArray[Any]:
+    """The values, if they are whole numbers, and below `items` where that is known."""
+    numbers = np.asarray(values)
+    if numbers.size and numbers.dtype.kind not in "iu":
+        raise ValueError(f"{name} is {numbers.dtype}: wanted item numbers")
+    if items is not None and numbers.size and numbers.max() >= items:
+        raise ValueError(f"{name} has item {numbers.max()}: there are {items} items")
+    return numbers
+
+
 def _like_pairs(ranked: NDArray[Any], there: NDArray[np.bool_], categories: NDArray[Any]) -> Floats:
     """[q] pairs of the same category: Σ_c m_c(m_c − 1)/2."""
+    if categories.dtype.kind == "f" and np.isnan(categories).any():
+        raise ValueError("features has a value that is not a number")
     row = np.broadcast_to(np.arange(len(ranked))[:, None], ranked.shape)[there]
     names, code = np.unique(categories[ranked[there]], return_inverse=True)
     known = names[code] != 0

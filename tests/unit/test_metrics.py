@@ -231,3 +231,15 @@ def test_wrong_input_is_refused_by_name() -> None:
         recall_at_k(RANKED, RELEVANT, 0)
     with pytest.raises(ValueError, match="features"):
         intra_list_diversity(np.array([[0, 1]]), np.full((2, 2), np.nan))
+    with pytest.raises(ValueError, match="features"):
+        intra_list_diversity(np.array([[0, 1]]), np.array([1.0, np.nan]))
+    with pytest.raises(ValueError, match="ranked has item 9: there are 2 items"):
+        intra_list_diversity(np.array([[0, 9]]), np.array([1, 2]))
+    with pytest.raises(ValueError, match="ranked is float64"):
+        ndcg_at_k(RANKED.astype(np.float64), RELEVANT, 2)
+    with pytest.raises(ValueError, match="shown is float64"):
+        coverage(bad, 3)
+    with pytest.raises(ValueError, match="shown has item 3: there are 3 items"):
+        coverage(np.array([3, -1]), 3)
+    with pytest.raises(ValueError, match="scores"):
+        calibration_error(good, np.array([0.5, np.inf]))

@@ -129,7 +129,8 @@ def build_samples(log: Log, since: float, until: float, config: SampleConfig, se
 
     Rows are the impressions of a request; impressions without a request id form one request for each user and moment.
     Label `a` of a row is 1 when the user did `a` to that item in answer to that request: the event has the request's
-    id, or has none and the row is the user's latest impression of the item in `label_window_hours` before it.
+    id; or it has none, or one whose page does not show the item, and the row is the user's latest impression of it in
+    `label_window_hours` before the event.
     "play" is the largest number of seconds. A log without any impression gets one request for each positive event,
     with sampled negatives (`data/negatives.py` states the rule).
     """

@@ -144,3 +144,13 @@ def test_bits_and_hashes_that_make_no_filter_are_refused() -> None:
     for bits, hashes in ((0, 1), (12, 1), (8, 0), (8, 65)):
         with pytest.raises(ValueError, match="bits"):
             Bloom(bits, hashes)
+
+
+@pytest.mark.parametrize("wrong", [np.array([1.0, np.nan]), np.zeros((2, 2), np.uint64), np.array(["a"])])
+def test_what_is_no_column_of_whole_numbers_is_refused_by_name(wrong: NDArray[np.generic]) -> None:
+    bloom = Bloom(64, 3)
+    with pytest.raises(ValueError, match="ids is"):
+        bloom.add(wrong)
+    with pytest.raises(ValueError, match="keys is"):
+        bloom.contains(wrong)
+    assert bloom.contains(np.array([])).shape == (0,)
