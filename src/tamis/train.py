@@ -21,7 +21,6 @@ from tamis.assemble import Model, ProjectConfig, artifact_name, load_model, part
 from tamis.config import StepConfig, digest
 from tamis.data.dataset import Dataset
 from tamis.data.ids import Ids
-from tamis.data.samples import Samples
 from tamis.data.split import Split, by_time
 from tamis.errors import ArtifactError, ConfigError, DataError
 from tamis.evaluate.offline import evaluate
@@ -193,22 +192,7 @@ def _since(inputs: Inputs, moment: float) -> Inputs:
     """The inputs without the rows and the events before a moment; histories and statistics keep them."""
     events = inputs.events.take(inputs.events.time >= moment)
     begun = replace(inputs, events=events)
-    return begun.with_samples(_later(inputs.train, moment), _later(inputs.valid, moment))
-
-
-def _later(samples: Samples, moment: float) -> Samples:
-    """The requests from a moment on, with their rows. Requests are in the order of time."""
-    begin = int(np.searchsorted(samples.time, moment))
-    row = int(samples.first[begin])
-    per_request = ("user", "time", "scene", "context", "history_start", "history_end")
-    return replace(
-        samples,
-        **{name: getattr(samples, name)[begin:] for name in per_request},
-        first=samples.first[begin:] - row,
-        item=samples.item[row:],
-        position=samples.position[row:],
-        labels={name: label[row:] for name, label in samples.labels.items()},
-    )
+    return begun.with_samples(inputs.train.since(moment), inputs.valid.since(moment))
 
 
 class _Clock:

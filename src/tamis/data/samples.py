@@ -110,6 +110,21 @@ class Samples:
     def __len__(self) -> int:
         return len(self.user)
 
+    def since(self, moment: float) -> "Samples":
+        """The requests from a moment on, with their rows. Requests are in the order of time."""
+        begin = int(np.searchsorted(self.time, moment))
+        row = int(self.first[begin])
+        per_request = ("user", "time", "scene", "context", "history_start", "history_end")
+        return replace(
+            self,
+            **{name: getattr(self, name)[begin:] for name in per_request},
+            first=self.first[begin:] - row,
+            item=self.item[row:],
+            position=self.position[row:],
+            labels={name: label[row:] for name, label in self.labels.items()},
+            log_odds=None if self.log_odds is None else self.log_odds[row:],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Log:
@@ -148,11 +163,9 @@ def build_samples(log: Log, since: float, until: float, config: SampleConfig, se
     popularity = Popularity.of(log.events, log.published, config.popularity_power)
     rows, labels = _with_negatives(rows, labels, log.events, popularity, (config.negatives, seed))
     samples = _grouped(rows, labels, log)
-    return (
-        replace(samples, log_odds=popularity.log_odds(rows.item, rows.page_time))
-        if config.popularity_power
-        else samples
-    )
+    if config.popularity_power:
+        samples = replace(samples, log_odds=popularity.log_odds(rows.item, rows.page_time))
+    return samples
 
 
 def _label_names(events: Events, config: SampleConfig) -> list[str]:

@@ -69,9 +69,8 @@ class Past:
             held_out = events
         published = np.where(np.isfinite(self.published), self.published, np.nan)
         log = Log(held_out, requests, self.by_user, published)
-        even = msgspec.structs.replace(
-            self.model.config.samples, popularity_power=0.0
-        )  # what scores are meant for; see data/negatives
+        # Scores are meant for even negatives; see data/negatives.
+        even = msgspec.structs.replace(self.model.config.samples, popularity_power=0.0)
         return build_samples(log, split.test_since, split.test_until, even)
 
     def catalog(self, now: float) -> Catalog:

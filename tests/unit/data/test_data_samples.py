@@ -336,3 +336,19 @@ def test_a_repeated_purchase_keeps_its_own_label_and_no_negatives_means_only_pos
     samples = build_samples(log(logged), 0, 1e9, SampleConfig(negatives=0))
     assert samples.labels["click"].tolist() == [1, 1]
     assert samples.labels["like"].tolist() == [0, 1]
+
+
+def test_requests_since_a_moment_keep_their_rows_and_everything_that_rows_have() -> None:
+    logged = clicks()
+    whole = build_samples(log(logged), 0.0, np.inf, SampleConfig(negatives=3))
+    assert whole.log_odds is not None
+    moment = float(whole.time[len(whole) // 2])
+    late = whole.since(moment)
+    begin = int(np.searchsorted(whole.time, moment))
+    row = whole.first[begin]
+    assert 0 < begin < len(whole)
+    assert late.time.tolist() == whole.time[begin:].tolist()
+    assert late.first.tolist() == (whole.first[begin:] - row).tolist()
+    for name in ("item", "position", "log_odds"):
+        assert getattr(late, name).tolist() == getattr(whole, name)[row:].tolist()
+    assert late.labels["click"].tolist() == whole.labels["click"][row:].tolist()
