@@ -21,7 +21,7 @@ from tamis.features.inputs import Inputs
 from tamis.nets.batch import tensor
 from tamis.nets.draws import Drawer, acted_rows
 from tamis.nets.loop import Problem, Report, train
-from tamis.nets.tower import Towers, export_towers, hide, id_fields, numbers_of
+from tamis.nets.tower import IdHider, Towers, export_towers, numbers_of
 from tamis.nets.tower_plan import ContrastPlan, without_judge
 
 _MASKED: Final = -1e4  # finite: a row with every negative masked must still have a gradient
@@ -86,16 +86,13 @@ class _BatchMaker:
     def __init__(self, inputs: Inputs, drawer: Drawer, plan: ContrastPlan, seed: int) -> None:
         self.inputs = inputs
         self.drawer = drawer
-        self.share = plan.unknown_share
-        self.user_ids, self.item_ids = id_fields(inputs)
-        self.random = np.random.default_rng((seed, 1))
+        self.ids = IdHider(inputs, plan.training.unknown_share, seed)
 
     def batch(self, requests: NDArray[np.int64]) -> ContrastBatch:
         draw = self.drawer.draw(requests)
         sides = self.inputs.batch(self.inputs.train, requests)
         items = self.inputs.catalog.features(draw.items)
-        for fields, codes in ((self.user_ids, sides.user_codes), (self.item_ids, items.codes)):
-            hide(codes, fields, self.share, self.random)
+        self.ids.hide(sides.user_codes, items.codes)
         return ContrastBatch(
             tensor(sides.user_codes),
             tensor(sides.user_dense),

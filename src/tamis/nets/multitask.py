@@ -30,7 +30,7 @@ from tamis.nets.loop import Problem, Report, train
 from tamis.nets.plans import MultitaskShape, TrainingPlan
 from tamis.nets.sequence import DinAttention, DotAttention, mean_pool
 from tamis.nets.spread import Rows, spread
-from tamis.nets.tower import hide, id_fields
+from tamis.nets.tower import IdHider
 
 log = structlog.get_logger(__name__)
 _SAMPLE_REQUESTS = 5_000
@@ -131,13 +131,11 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
     net = MultitaskNet(shape, inputs.layout, heads.heads, _scales(inputs, seed), generator)
     net.towers.start_at(starts(heads, samples))
 
-    users, items = id_fields(inputs)
-    random = np.random.default_rng((seed, 1))
+    ids = IdHider(inputs, plan.unknown_share, seed)
 
     def batch(requests: NDArray[np.int64]) -> tuple[TensorBatch, Targets]:
         made = inputs.batch(samples, requests)
-        hide(made.user_codes, users, plan.unknown_share, random)
-        hide(made.item_codes, items, plan.unknown_share, random)
+        ids.hide(made.user_codes, made.item_codes)
         whole = tensors(made)
         return whole, heads.targets(whole.labels)
 

@@ -23,7 +23,7 @@ class TrainingPlan:
     learning_rate: Adam's, for everything but the embeddings.   embedding_learning_rate: of the fused table's rows.
     l2: pull of the touched embedding rows towards zero.   decay_to: learning rates fall linearly to this share.
     patience: epochs without a better validation score before stopping; 0 = never stop early, keep the last.
-    unknown_share: share of rows that are trained with the id taken away; the towers' plans have their own.
+    unknown_share: share of rows that are trained with the id taken away, so that new users and items are understood.
     threads: of torch.   prefetch: gather the next batch while this one is computed.
     """
 

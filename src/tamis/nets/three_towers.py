@@ -35,7 +35,7 @@ from tamis.nets.labels import SHOWN
 from tamis.nets.layers import linear
 from tamis.nets.loop import Problem, Report, train
 from tamis.nets.spread import Rows, spread
-from tamis.nets.tower import Towers, export_towers, hide, id_fields, numbers_of
+from tamis.nets.tower import IdHider, Towers, export_towers, numbers_of
 from tamis.nets.tower_plan import LightPlan, without_judge
 
 JOIN_INPUTS: Final = ("user", "items", "dynamic")
@@ -127,13 +127,11 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
         begin.append(math.log(share / (1 - share)))
     net = ThreeTowers(inputs, plan, seed)
     net.join.start_at(begin)
-    users, items = id_fields(inputs)
-    random = np.random.default_rng((seed, 1))
+    ids = IdHider(inputs, plan.training.unknown_share, seed)
 
     def batch(requests: NDArray[np.int64]) -> tuple[TensorBatch, Targets]:
         made: NetBatch = inputs.batch(inputs.train, requests)
-        hide(made.user_codes, users, plan.unknown_share, random)
-        hide(made.item_codes, items, plan.unknown_share, random)
+        ids.hide(made.user_codes, made.item_codes)
         whole = tensors(made)
         return whole, targets(whole, plan)
 

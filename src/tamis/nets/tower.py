@@ -119,10 +119,21 @@ def numbers_of(inputs: Inputs) -> Numbers:
     return Numbers(user, inputs.catalog.column("dense", inputs.items_there))
 
 
-def hide(codes: NDArray[np.int32], fields: tuple[Field, ...], share: float, random: np.random.Generator) -> None:
-    """Replaces the code of each field by "unknown" in a random share of the rows, in place."""
-    for field in fields:
-        codes[random.random(len(codes)) < share, field.start] = field.offset
+class IdHider:
+    """Takes the ids away from a random share of the rows of a batch, so that new users and items are understood.
+
+    Called by one thread at a time; the same seed hides the same rows.
+    """
+
+    def __init__(self, inputs: Inputs, share: float, seed: int) -> None:
+        self._fields, self._share = id_fields(inputs), share
+        self._random = np.random.default_rng((seed, 1))
+
+    def hide(self, user_codes: NDArray[np.int32], item_codes: NDArray[np.int32]) -> None:
+        """Replaces ids by "unknown", in place."""
+        for codes, fields in zip((user_codes, item_codes), self._fields, strict=True):
+            for field in fields:
+                codes[self._random.random(len(codes)) < self._share, field.start] = field.offset
 
 
 def id_fields(inputs: Inputs) -> tuple[tuple[Field, ...], tuple[Field, ...]]:

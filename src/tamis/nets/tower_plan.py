@@ -39,7 +39,6 @@ class ContrastPlan:
     positives: actions that make a row a positive.   temperature: cosines are divided by it.
     log_q: share β of the correction −β·log p of sampling frequency; 1 = weigh the catalogue evenly, 0 = none.
     extra_negatives: items drawn for each batch besides its own, with probability ∝ (count + 1) ^ extra_exponent.
-    unknown_share: share of rows that are trained with the id taken away, so that new users and items are understood.
     judge_k, judge_requests: after each epoch recall@judge_k of about so many validation requests is measured.
     """
 
@@ -50,7 +49,6 @@ class ContrastPlan:
     log_q: float
     extra_negatives: int
     extra_exponent: float
-    unknown_share: float
     judge_k: int = 100
     judge_requests: int = 2000
 
@@ -62,7 +60,7 @@ class LightPlan:
     heads: names of the labels to predict.   per_click: those of them that are rates per click.
     cross_layers: widths of the cross tower.   join_size: of the layer where the three outputs meet.
     unshown: rows drawn from the catalogue for each request; 0 = none.
-    unknown_share: as in ContrastPlan.   judge_requests: validation requests that are scored after each epoch.
+    judge_requests: validation requests that are scored after each epoch.
     """
 
     towers: TowerPlan
@@ -72,7 +70,6 @@ class LightPlan:
     cross_layers: tuple[int, ...]
     join_size: int
     unshown: int
-    unknown_share: float
     judge_requests: int = 4000
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from toy_world import Toy, part_of
 from tamis.nets.contrast import ContrastBatch, _BatchMaker, _Judge, batch_loss, fit_two_towers
 from tamis.nets.draws import Drawer, acted_rows
 from tamis.nets.plans import TrainingPlan
-from tamis.nets.tower import Towers, hide, id_fields, numbers_of
+from tamis.nets.tower import IdHider, Towers, id_fields, numbers_of
 from tamis.nets.tower_plan import ContrastPlan, TowerPlan
 from tamis.types import Catalog
 
@@ -24,7 +24,6 @@ def plan_of(**changes) -> ContrastPlan:
         "log_q": 1.0,
         "extra_negatives": 10,
         "extra_exponent": 0.75,
-        "unknown_share": 0.0,
     }
     return ContrastPlan(**(values | changes))
 
@@ -137,7 +136,10 @@ def test_hiding_replaces_the_id_and_nothing_else(toy: Toy) -> None:
     assert [field.name for field in (*users, *items)] == ["user.user_id", "item.item_id"]
     codes = toy.inputs.catalog.column("codes", np.arange(240))
     hidden = codes.copy()
-    hide(hidden, items, 0.5, np.random.default_rng(0))
+    user_codes = toy.inputs.users.codes
+    hidden_users = user_codes.copy()
+    IdHider(toy.inputs, 0.5, 0).hide(hidden_users, hidden)
+    assert (hidden_users != user_codes).any(axis=0).nonzero()[0].tolist() == [users[0].start]
     changed = (hidden != codes).any(axis=0)
     assert changed.tolist() == [column == items[0].start for column in range(codes.shape[1])]
     share = (hidden[:, items[0].start] == items[0].offset).mean()
