@@ -52,20 +52,24 @@ def catch_up(state: State, dataset: Dataset, config: StateConfig) -> None:
         log.warning("the data were imported anew: users known before keep the past they have", before=before, now=now)
         state.seed(rows_of(dataset, config))
         return
-    state.seed(rows_of(dataset, config, since))
-    state.absorb(past for past, _ in pasts_of(dataset, since))
+    events = _events(dataset, since)  # read once for both
+    state.seed(_rows(pasts_of(dataset, events, since), config))
+    state.absorb(past for past, _ in pasts_of(dataset, events, since))
     state.remember(SEEDED, now)
 
 
 def rows_of(dataset: Dataset, config: StateConfig, since: int = 0) -> Iterator[tuple[str, UserRow]]:
     """(user id, row) of every user that imports after number `since` speak of, as if his events had been applied."""
-    for past, profile in pasts_of(dataset, since):
+    return _rows(pasts_of(dataset, _events(dataset, since), since), config)
+
+
+def _rows(pasts: Iterator[tuple[Past, Mapping[str, Any]]], config: StateConfig) -> Iterator[tuple[str, UserRow]]:
+    for past, profile in pasts:
         yield past.user_id, row_from_history(past.entries, config, dict(profile), past.imported)
 
 
-def pasts_of(dataset: Dataset, since: int = 0) -> Iterator[tuple[Past, Mapping[str, Any]]]:
-    """(past, profile) of every user that imports after number `since` speak of; the past holds those imports only."""
-    events = _events(dataset, since)
+def pasts_of(dataset: Dataset, events: pl.DataFrame, since: int) -> Iterator[tuple[Past, Mapping[str, Any]]]:
+    """(past, profile) of every user that imports after number `since` speak of, or `events`, which are theirs."""
     users = events["user"].to_numpy()
     entries = np.zeros(len(events), TIMELINE)
     entries["key"] = np.asarray(dataset.item_ids.keys)[events["item"].to_numpy()]
