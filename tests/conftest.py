@@ -1,6 +1,7 @@
 """What many tests share: a tiny simulated world, imported, trained and evaluated once per test process."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,12 @@ class Tiny:
     @property
     def dataset(self) -> Dataset:
         return Dataset.open(self.project.data)
+
+
+@pytest.fixture(scope="session")
+def child_environment() -> dict[str, str]:
+    """The environment in which another Python finds what this one does."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """`tamis demo --once` over a project that is built already: it serves, shows a page over REST, and stops the server."""
 
-import os
 import shutil
 import socket
 import subprocess
@@ -9,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 
-def test_the_demo_serves_shows_a_page_and_leaves_no_server(tiny: Any, tmp_path: Path) -> None:
+def test_the_demo_serves_shows_a_page_and_leaves_no_server(
+    tiny: Any, child_environment: dict[str, str], tmp_path: Path
+) -> None:
     shutil.copytree(tiny.project.folder, tmp_path / "feed", symlinks=True, ignore=shutil.ignore_patterns("state"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     done = subprocess.run(
         [sys.executable, "-m", "tamis", "demo", str(tmp_path / "feed"), "--once", "--rest", str(port)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=child_environment,
         capture_output=True,
         text=True,
         check=False,

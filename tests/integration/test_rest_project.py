@@ -1,6 +1,5 @@
 """A trained project behind `tamis serve`: two workers, LMDB, real parts; and what is left after all were killed."""
 
-import os
 import shutil
 import signal
 import socket
@@ -65,7 +64,7 @@ def ready(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def served(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tiny: Any, child_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One server for the whole file; its last test kills it."""
     tmp_path = tmp_path_factory.mktemp("served")
     folder = tmp_path / "feed"
@@ -75,8 +74,7 @@ def served(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "tamis", "serve", str(folder), "--rest", str(port), "--workers", "2"]
     with (tmp_path / "log").open("wb") as log:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=child_environment)
     made = Served(folder, f"http://127.0.0.1:{port}", process)
     try:
         until(lambda: ready(made.url) or process.poll() is not None, "the server to be ready")

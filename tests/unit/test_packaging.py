@@ -1,7 +1,6 @@
 """What is shipped and what sets it up."""
 
 import ast
-import os
 import shutil
 import subprocess
 import sys
@@ -34,10 +33,10 @@ print(sorted(name for name in sys.modules if name.startswith("tamis.nets.")))
 """
 
 
-def test_a_server_runs_where_torch_and_onnx_are_not_installed(tiny: Any) -> None:
+def test_a_server_runs_where_torch_and_onnx_are_not_installed(tiny: Any, child_environment: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SERVE, str(tiny.project.bundles)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=child_environment,
         capture_output=True,
         text=True,
         check=False,

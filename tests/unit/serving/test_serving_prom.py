@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,10 @@ print(meters.text().decode())
 """
 
 
-def test_workers_that_died_are_not_counted_as_living_and_what_they_did_is(tmp_path: Path) -> None:
-    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+def test_workers_that_died_are_not_counted_as_living_and_what_they_did_is(
+    tmp_path: Path, child_environment: dict[str, str]
+) -> None:
+    environment = child_environment | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     text = ""
     for _ in range(3):  # each dies before the next one starts
         text = subprocess.run(
