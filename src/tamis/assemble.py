@@ -41,6 +41,7 @@ from tamis.recall.popular import Popular, PopularConfig
 from tamis.recall.two_tower import TwoTower, TwoTowerConfig
 from tamis.rerank.mmr import Mmr, MmrConfig
 from tamis.rerank.rules import Scatter, ScatterConfig
+from tamis.stages import ItemToItem
 from tamis.state.protocol import ItemRow
 from tamis.state.settings import StateConfig
 from tamis.types import ACTIONS, Catalog, Features
@@ -227,7 +228,7 @@ class Model:
         """
         for stage in self.funnel.stages:
             for step in stage.steps.values():
-                if isinstance(step, ItemCF | TwoTower):
+                if isinstance(step, ItemToItem):
                     ids, scores = _open_neighbours(step, item, size, catalog)
                     if len(ids):
                         return ids, scores
@@ -235,7 +236,7 @@ class Model:
 
 
 def _open_neighbours(
-    step: ItemCF | TwoTower, item: int, size: int, catalog: Catalog
+    step: ItemToItem, item: int, size: int, catalog: Catalog
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """At most `size` open neighbours; asks for more, twice as many each time, where closed ones take their places."""
     asked = size

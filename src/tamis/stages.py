@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.types import Candidates, Columns, Page, Query
+from tamis.types import Candidates, Catalog, Columns, Page, Query
 
 
 @runtime_checkable
@@ -55,6 +55,20 @@ class Sink(Protocol):
     """Tells the world, after the answer was sent."""
 
     def emit(self, query: Query, page: Page) -> None: ...
+
+
+@runtime_checkable
+class ItemToItem(Protocol):
+    """What a source may do besides: answers "more like this" (`GET /v1/items/{id}/similar`)."""
+
+    def similar(
+        self, item: int, size: int, catalog: Catalog | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(ids, scores) of at most `size` items most like `item`, best first; empty for one it does not know.
+
+        catalog: the snapshot that the numbers belong to; None: the items of the bundle.
+        """
+        ...
 
 
 Step = Source | Scorer | Filter | Selector

@@ -40,8 +40,8 @@ def past(tiny, model) -> Past:
 
 
 @pytest.fixture(scope="module")
-def parts(tiny, model) -> dict[str, tuple[Any, Any, Path]]:
-    """kind → (config, part, folder) of every step of the tiny project."""
+def parts(tiny, model, inputs, tmp_path_factory) -> dict[str, tuple[Any, Any, Path]]:
+    """kind → (config, part, folder) of every step of the tiny project, and of every kind that it does not use."""
     bundle = open_bundle(tiny.project.bundles)
     found = {}
     for stage, config in stages_of(model.config.funnel).items():
@@ -51,7 +51,10 @@ def parts(tiny, model) -> dict[str, tuple[Any, Any, Path]]:
     for config_class, part in PARTS.items():
         tag = str(config_class.__struct_config__.tag)
         if tag not in found:
-            found[tag] = (config_class(), part.fit(config_class(), None, 0), bundle.path)
+            folder = tmp_path_factory.mktemp(tag)
+            fitted = part.fit(config_class(), inputs, 0)
+            fitted.save(folder)
+            found[tag] = (config_class(), fitted, folder)
     return found
 
 

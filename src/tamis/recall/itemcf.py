@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
@@ -14,9 +13,8 @@ from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.cosine import nearest_columns
-from tamis.types import ACTION_CODE, Candidates, Catalog, History, Query
-
-_KINDS: Final = 256  # an action is one byte
+from tamis.recall.neighbours import Neighbours, liked
+from tamis.types import ACTION_CODE, Candidates, Catalog, Query
 
 
 class ItemCFConfig(StepConfig, frozen=True, tag="itemcf"):
@@ -39,14 +37,13 @@ class ItemCFConfig(StepConfig, frozen=True, tag="itemcf"):
 
 @dataclass(frozen=True, slots=True)
 class ItemCF:
-    """A table of the nearest items of each item: ids [i, k] −1 where there are fewer, weights [i, k] their cosines.
+    """table: the nearest items of each item by their cosines.
 
     actions: [a] codes of the actions that the table was counted from, each a point of interest, online as in training.
     """
 
     config: ItemCFConfig
-    ids: NDArray[np.int32]
-    weights: NDArray[np.float32]
+    table: Neighbours
     actions: NDArray[np.uint8]
 
     @classmethod
@@ -61,7 +58,7 @@ class ItemCF:
             interest, config.neighbours, iuf=config.iuf, user_limit=config.user_limit, done=done
         )
         actions = np.array([ACTION_CODE[name] for name in inputs.interest_actions], np.uint8)
-        return cls(config, ids, weights, actions)
+        return cls(config, Neighbours(ids, weights), actions)
 
     def recall(self, query: Query) -> Candidates:
         """Σ over the user's recent items j of interest(j) · sim(j, item), best first; column `score`.
@@ -69,12 +66,11 @@ class ItemCF:
         interest(j): one point for each kind of the interest actions on it. Items of the user's own history are left
         out. Equal sums are ordered by the lower item number.
         """
-        items, interest = liked(query.history, len(self.ids), self.actions)
+        items, interest = liked(query.history, len(self.table), self.actions)
         recent, interest = items[: self.config.history], interest[: self.config.history]
         if not len(recent):
             return Candidates.empty()
-        found, score = _sums(self.ids[recent], self.weights[recent], interest, query.history.items)
-        found, score = _top(found, score, self.config.limit)
+        found, score = self.table.walk(recent, interest, query.history.items, self.config.limit)
         return Candidates.of(found, score=score)
 
     def similar(
@@ -84,17 +80,15 @@ class ItemCF:
 
         catalog: not needed, since items published after the training are in no table of neighbours.
         """
-        if not 0 <= item < len(self.ids):
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        known = self.ids[item] >= 0
-        return self.ids[item][known][:size].astype(np.int64), self.weights[item][known][:size]
+        return self.table.of(item, size)
 
     def save(self, folder: Path) -> None:
-        save_arrays(folder, ids=self.ids, weights=self.weights, actions=self.actions)
+        self.table.save(folder)
+        save_arrays(folder, actions=self.actions)
 
     @classmethod
     def load(cls, config: ItemCFConfig, folder: Path) -> Self:
-        return cls(config, *(load_array(folder, name) for name in ("ids", "weights", "actions")))
+        return cls(config, Neighbours.load(folder), load_array(folder, "actions"))
 
 
 def similar_items(
@@ -135,20 +129,6 @@ def similar_items(
     return nearest_columns(matrix, k, done=done)
 
 
-def liked(history: History, items: int, actions: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(distinct items [m], newest first, interest [m]): one point for each of `actions` that was done with the item.
-
-    Entries that are no longer in the catalogue, not below `items` or of another action are left out.
-    """
-    use = (history.items >= 0) & (history.items < items) & np.isin(history.actions, actions)
-    item = history.items[use]
-    distinct, first = np.unique(item, return_index=True)
-    kinds = np.unique(item * _KINDS + history.actions[use]) // _KINDS
-    points = np.searchsorted(kinds, distinct, "right") - np.searchsorted(kinds, distinct)
-    order = np.argsort(first)
-    return distinct[order], points[order].astype(np.float64)
-
-
 def _capped(matrix: csr_matrix, user_limit: int) -> csr_matrix:
     """At most `user_limit` entries per user: the strongest, then those of rarer items, then of lower numbers."""
     lengths = np.diff(matrix.indptr)
@@ -161,57 +141,3 @@ def _capped(matrix: csr_matrix, user_limit: int) -> csr_matrix:
     capped = csr_matrix((matrix.data[keep], (rows[keep], matrix.indices[keep])), shape=matrix.shape)
     capped.sort_indices()
     return capped
-
-
-def _sums(
-    ids: NDArray[np.int32], weights: NDArray[np.float32], interest: NDArray[np.float64], without: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(distinct neighbours, summed weights) of some rows of the table, in the order they were found."""
-    slots = 1 << int(2 * (ids.size + len(without))).bit_length()
-    found: tuple[NDArray[np.int64], NDArray[np.float64]] = _hashed_sums(ids, weights, interest, without, slots)
-    return found
-
-
-@njit(cache=True, nogil=True)
-def _hashed_sums(ids: Any, weights: Any, interest: Any, without: Any, slots: int) -> tuple[Any, Any]:
-    """Sums by id in an open hash table of `slots` places, a power of two above twice the number of entries."""
-    place = np.full(slots, -1, np.int32)
-    found = np.empty(ids.size + len(without), np.int64)
-    sums = np.zeros(len(found))
-    count = 0
-    for item in without:  # they go in first, so that they can be cut off in the end
-        count += _place(place, found, count, item) == count
-    first = count
-    for row in range(ids.shape[0]):
-        for column in range(ids.shape[1]):
-            item = int(ids[row, column])
-            if item < 0:
-                break
-            at = _place(place, found, count, item)
-            count += at == count
-            sums[at] += interest[row] * weights[row, column]
-    return found[first:count], sums[first:count]
-
-
-@njit(cache=True, nogil=True)
-def _place(place: Any, found: Any, count: int, item: int) -> int:
-    """Where `item` stands in `found`; when it is new it is put at `count`."""
-    slot = (item * 2654435761) & (len(place) - 1)
-    while place[slot] >= 0:
-        if found[place[slot]] == item:
-            return place[slot]  # type: ignore[no-any-return]
-        slot = (slot + 1) & (len(place) - 1)
-    place[slot] = count
-    found[count] = item
-    return count
-
-
-def _top(
-    items: NDArray[np.int64], score: NDArray[np.float64], limit: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The `limit` best (0 = all), best first, ties by the lower item number."""
-    if 0 < limit < len(score):
-        keep = score >= np.partition(score, len(score) - limit)[len(score) - limit]
-        items, score = items[keep], score[keep]
-    order = np.lexsort((items, -score))[: limit or None]
-    return items[order], score[order]

@@ -1,0 +1,116 @@
+"""Tables of neighbours, and the walk through one that most channels without a net are made of.
+
+    seeds of the user (items, authors, users: numbers with weights)  →  rows of a table  →  sums by neighbour
+
+U2I2I, U2U2I and U2A2I differ in what the seeds are and which table is walked, not in code.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from tamis.artifact import load_array, save_arrays
+from tamis.types import History
+
+_KINDS: Final = 256  # an action is one byte
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The nearest things of each thing: ids [n, k], −1 where there are fewer (at the end), and their weights [n, k]."""
+
+    ids: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def of(self, row: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(ids, weights) of at most `size` neighbours of one row, nearest first; empty for a row that is not there."""
+        if not 0 <= row < len(self.ids):
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        known = self.ids[row] >= 0
+        return self.ids[row][known][:size].astype(np.int64), self.weights[row][known][:size]
+
+    def walk(
+        self, rows: NDArray[np.int64], weights: NDArray[np.float64], without: NDArray[np.int64], limit: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(ids, sums), best first: of each neighbour of `rows` Σ weights[row] · weight(row, neighbour).
+
+        rows [m]: that exist.   without: ids that are left out.   limit: most that come back, 0 = all.
+        Equal sums are ordered by the lower id.
+        """
+        ids = self.ids[rows]
+        slots = 1 << int(2 * (ids.size + len(without))).bit_length()
+        return best(*_hashed_sums(ids, self.weights[rows], weights, without, slots), limit)
+
+    def save(self, folder: Path) -> None:
+        save_arrays(folder, ids=self.ids, weights=self.weights)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` wrote, memory-mapped. Raises ArtifactError."""
+        return cls(load_array(folder, "ids"), load_array(folder, "weights"))
+
+
+def liked(history: History, items: int, actions: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(distinct items [m], newest first, interest [m]): one point for each of `actions` that was done with the item.
+
+    Entries that are no longer in the catalogue, not below `items` or of another action are left out.
+    """
+    use = (history.items >= 0) & (history.items < items) & np.isin(history.actions, actions)
+    item = history.items[use]
+    distinct, first = np.unique(item, return_index=True)
+    kinds = np.unique(item * _KINDS + history.actions[use]) // _KINDS
+    points = np.searchsorted(kinds, distinct, "right") - np.searchsorted(kinds, distinct)
+    order = np.argsort(first)
+    return distinct[order], points[order].astype(np.float64)
+
+
+@njit(cache=True, nogil=True)
+def _hashed_sums(ids: Any, weights: Any, interest: Any, without: Any, slots: int) -> tuple[Any, Any]:
+    """Sums by id in an open hash table of `slots` places, a power of two above twice the number of entries."""
+    place = np.full(slots, -1, np.int32)
+    found = np.empty(ids.size + len(without), np.int64)
+    sums = np.zeros(len(found))
+    count = 0
+    for item in without:  # they go in first, so that they can be cut off in the end
+        count += _place(place, found, count, item) == count
+    first = count
+    for row in range(ids.shape[0]):
+        for column in range(ids.shape[1]):
+            item = int(ids[row, column])
+            if item < 0:
+                break
+            at = _place(place, found, count, item)
+            count += at == count
+            sums[at] += interest[row] * weights[row, column]
+    return found[first:count], sums[first:count]
+
+
+@njit(cache=True, nogil=True)
+def _place(place: Any, found: Any, count: int, item: int) -> int:
+    """Where `item` stands in `found`; when it is new it is put at `count`."""
+    slot = (item * 2654435761) & (len(place) - 1)
+    while place[slot] >= 0:
+        if found[place[slot]] == item:
+            return place[slot]  # type: ignore[no-any-return]
+        slot = (slot + 1) & (len(place) - 1)
+    place[slot] = count
+    found[count] = item
+    return count
+
+
+def best(
+    items: NDArray[np.int64], score: NDArray[np.float64], limit: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The `limit` best (0 = all), best first, ties by the lower item number."""
+    if 0 < limit < len(score):
+        keep = score >= np.partition(score, len(score) - limit)[len(score) - limit]
+        items, score = items[keep], score[keep]
+    order = np.lexsort((items, -score))[: limit or None]
+    return items[order], score[order]
