@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 P = TypeVar("P")
+Precision = Literal["float32", "mixed"]
 
 
 def plan_of(kind: type[P], config: Any, **others: Any) -> P:
@@ -24,6 +25,7 @@ class TrainingPlan:
     l2: pull of the touched embedding rows towards zero.   decay_to: learning rates fall linearly to this share.
     patience: epochs without a better validation score before stopping; 0 = never stop early, keep the last.
     unknown_share: share of rows that are trained with the id taken away, so that new users and items are understood.
+    precision: of matrix products, see `nets.products`.
     threads: of torch.   prefetch: gather the next batch while this one is computed.
     """
 
@@ -35,6 +37,7 @@ class TrainingPlan:
     decay_to: float = 1.0
     patience: int = 1
     unknown_share: float = 0.0
+    precision: Precision = "float32"
     threads: int = 2
     prefetch: bool = True
 

@@ -25,7 +25,7 @@ from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.labels import PLAY, per_click_heads, unlearnable
-from tamis.nets.plans import MultitaskShape, TrainingPlan, plan_of
+from tamis.nets.plans import MultitaskShape, Precision, TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.rank.calibrate import Isotonic, Platt
 from tamis.types import Candidates, Columns, Query
@@ -66,6 +66,7 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     l2: float = 0.0  # pull of the touched embeddings towards zero
     calibration: Literal["platt", "isotonic", "none"] = "platt"  # learnt on the validation rows
     unknown_share: float = 0.1  # share of rows trained without their id, for users and items that are new
+    precision: Precision = "float32"  # "mixed": products of training in 16 bits, where the processor is made for it
     threads: int = 2  # of torch in training; another number gives other last digits
 
     def __post_init__(self) -> None:
