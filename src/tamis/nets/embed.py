@@ -20,10 +20,13 @@ class Table(nn.Module):
     `forward` gathers outside of autograd: its result is a leaf that asks for a gradient, and the (codes, leaf) pair is
     kept in `taken`. After `backward`, `optimizer.Optimizer.step` sums the leaves' gradients by code and moves only
     those rows. The table's own `weight` therefore never holds a gradient.
+
+    first_order: the rows are not embeddings but the weights of a linear model, which the optimizer moves faster.
     """
 
     def __init__(self, rows: int, size: int, generator: torch.Generator, spread: float = INITIAL_SPREAD) -> None:
         super().__init__()
+        self.first_order = False
         weight = torch.from_numpy(kernels.by_cache_line((rows, size), np.float32))
         weight.normal_(0.0, spread, generator=generator)
         weight[0] = 0.0

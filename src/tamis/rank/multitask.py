@@ -56,12 +56,13 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     expert_hidden: tuple[int, ...] = (128, 64)  # layers of each expert
     tower_hidden: tuple[int, ...] = (32,)  # hidden layers of each head's tower
     gate_dropout: float = 0.1  # share of gate weights masked in training
-    wide: bool = True  # a straight line from the inputs to every head, beside the towers
+    wide: bool = True  # a linear model beside the towers: of all inputs, and of every code of the item
     epochs: int = 3  # most passes over the shown rows
     patience: int = 1  # epochs without a better validation AUC before stopping; 0 = never stop early
     batch_size: int = 2048  # rows per step
     learning_rate: float = 1e-3  # of the layers
     embedding_learning_rate: float = 1e-3  # of the embedding table
+    wide_learning_rate: float = 1e-2  # of the weights of the item's codes in the linear model
     decay_to: float = 1.0  # learning rates fall linearly to this share of themselves
     l2: float = 0.0  # pull of the touched embeddings towards zero
     calibration: Literal["platt", "isotonic", "none"] = "platt"  # learnt on the validation rows
