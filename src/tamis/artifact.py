@@ -194,9 +194,9 @@ def report_file(bundle: Path) -> Path:
 def prune(root: Path, keep: int) -> list[str]:
     """Deletes all but the `keep` bundles that were published last; returns the names of what it deleted.
 
-    Never CURRENT, the newest bundle that was not published (somebody may want to know why), nor one under a day old that
-    has no report yet: another training may be at work on it. A server goes on with a deleted bundle it has open.
-    What killed publications left goes too. Needs `locked` beside other trainings.
+    Never CURRENT, the newest bundle that was not published (somebody may want to know why), nor one under a day old
+    that has no report yet: another training may be at work on it. A server goes on with a deleted bundle that it has
+    open. What killed publications left goes too. Needs `locked` beside other trainings.
     """
     for pending in (*root.glob(f".{CURRENT}*"), *root.glob(f".{PUBLISHED}*")):
         pending.unlink()
