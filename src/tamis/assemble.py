@@ -35,7 +35,12 @@ from tamis.funnel import Funnel, Stage
 from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig
 from tamis.rank.fuse import Fuse, FuseConfig
 from tamis.rank.multitask import Multitask, MultitaskConfig
+from tamis.recall.bpr import BPR, BPRConfig
+from tamis.recall.ease import EASE, EASEConfig
+from tamis.recall.graph_filter import GraphFilter, GraphFilterConfig
+from tamis.recall.ials import IALS, IALSConfig
 from tamis.recall.itemcf import ItemCF, ItemCFConfig
+from tamis.recall.matrix_completion import MatrixCompletion, MatrixCompletionConfig
 from tamis.recall.newest import Newest, NewestConfig
 from tamis.recall.popular import Popular, PopularConfig
 from tamis.recall.two_tower import TwoTower, TwoTowerConfig
@@ -51,6 +56,11 @@ AnyStep = (
     PopularConfig
     | NewestConfig
     | ItemCFConfig
+    | GraphFilterConfig
+    | EASEConfig
+    | IALSConfig
+    | BPRConfig
+    | MatrixCompletionConfig
     | TwoTowerConfig
     | SeenConfig
     | BlockedConfig
@@ -66,6 +76,11 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
     PopularConfig: Popular,
     NewestConfig: Newest,
     ItemCFConfig: ItemCF,
+    GraphFilterConfig: GraphFilter,
+    EASEConfig: EASE,
+    IALSConfig: IALS,
+    BPRConfig: BPR,
+    MatrixCompletionConfig: MatrixCompletion,
     TwoTowerConfig: TwoTower,
     SeenConfig: Seen,
     BlockedConfig: Blocked,
