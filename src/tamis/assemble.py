@@ -35,6 +35,7 @@ from tamis.funnel import Funnel, Stage
 from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig
 from tamis.rank.fuse import Fuse, FuseConfig
 from tamis.rank.multitask import Multitask, MultitaskConfig
+from tamis.recall.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
 from tamis.recall.itemcf import ItemCF, ItemCFConfig
 from tamis.recall.newest import Newest, NewestConfig
 from tamis.recall.popular import Popular, PopularConfig
@@ -52,6 +53,7 @@ AnyStep = (
     | NewestConfig
     | ItemCFConfig
     | TwoTowerConfig
+    | DeepRetrievalConfig
     | SeenConfig
     | BlockedConfig
     | ExcludedConfig
@@ -67,6 +69,7 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
     NewestConfig: Newest,
     ItemCFConfig: ItemCF,
     TwoTowerConfig: TwoTower,
+    DeepRetrievalConfig: DeepRetrieval,
     SeenConfig: Seen,
     BlockedConfig: Blocked,
     ExcludedConfig: Excluded,
