@@ -36,6 +36,7 @@ from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig
 from tamis.rank.fuse import Fuse, FuseConfig
 from tamis.rank.multitask import Multitask, MultitaskConfig
 from tamis.recall.bpr import BPR, BPRConfig
+from tamis.recall.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
 from tamis.recall.ease import EASE, EASEConfig
 from tamis.recall.graph_filter import GraphFilter, GraphFilterConfig
 from tamis.recall.ials import IALS, IALSConfig
@@ -62,6 +63,7 @@ AnyStep = (
     | BPRConfig
     | MatrixCompletionConfig
     | TwoTowerConfig
+    | DeepRetrievalConfig
     | SeenConfig
     | BlockedConfig
     | ExcludedConfig
@@ -82,6 +84,7 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
     BPRConfig: BPR,
     MatrixCompletionConfig: MatrixCompletion,
     TwoTowerConfig: TwoTower,
+    DeepRetrievalConfig: DeepRetrieval,
     SeenConfig: Seen,
     BlockedConfig: Blocked,
     ExcludedConfig: Excluded,

@@ -9,7 +9,7 @@ popular, and the correction undoes that. It belongs to training; what is served 
 """
 
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from tamis.nets.draws import Drawer, acted_rows
 from tamis.nets.loop import Problem, Report, train
 from tamis.nets.tower import IdHider, Towers, export_towers, numbers_of
 from tamis.nets.tower_plan import ContrastPlan, without_judge
+from tamis.types import Catalog
 
 _MASKED: Final = -1e4  # finite: a row with every negative masked must still have a gradient
 _ITEMS_AT_ONCE: Final = 8192
@@ -53,7 +54,7 @@ def fit_two_towers(inputs: Inputs, plan: ContrastPlan, seed: int, folder: Path) 
         (plan.extra_negatives, plan.extra_exponent),
         seed,
     )
-    maker = _BatchMaker(inputs, drawer, plan, seed)
+    maker = BatchMaker(inputs, drawer, plan, seed)
     judge = _Judge(inputs, plan)
     problem = Problem(
         rows=drawer.per_request,
@@ -71,7 +72,11 @@ def fit_two_towers(inputs: Inputs, plan: ContrastPlan, seed: int, folder: Path) 
 def batch_loss(towers: Towers, batch: ContrastBatch, plan: ContrastPlan) -> Tensor:
     """The mean loss of the batch's positives."""
     users = towers.users(batch.user_codes, batch.user_dense, batch.history_codes)
-    items = towers.items(batch.item_codes, batch.item_dense)
+    return list_loss(users, towers.items(batch.item_codes, batch.item_dense), batch, plan)
+
+
+def list_loss(users: Tensor, items: Tensor, batch: ContrastBatch, plan: ContrastPlan) -> Tensor:
+    """The same from the vectors of the batch's users [r, d] and items [u, d]."""
     # One product makes the logits of all negatives, each as often as it was drawn; a positive counts once.
     bias = batch.log_times - plan.log_q * batch.log_frequency
     logits = torch.addmm(bias, users / plan.temperature, items.T)
@@ -80,7 +85,7 @@ def batch_loss(towers: Towers, batch: ContrastBatch, plan: ContrastPlan) -> Tens
     return nn.functional.softplus(negatives[batch.request_of] - positive).mean()
 
 
-class _BatchMaker:
+class BatchMaker:
     """Gathers the arrays of a batch; called by one thread at a time."""
 
     def __init__(self, inputs: Inputs, drawer: Drawer, plan: ContrastPlan, seed: int) -> None:
@@ -112,7 +117,7 @@ class _Judge:
 
     def __init__(self, inputs: Inputs, plan: ContrastPlan) -> None:
         self.inputs, self.k = inputs, plan.judge_k
-        self.rows, self.starts = _positives_of(inputs.valid, plan)
+        self.rows, self.starts = positives_of(inputs.valid, plan)
         requests = np.flatnonzero(np.diff(self.starts))
         self.requests = requests[:: max(1, len(requests) // plan.judge_requests)]
 
@@ -122,8 +127,8 @@ class _Judge:
             return 0.0
         catalog, found, count = self.inputs.catalog, 0, 0
         there = self.inputs.items_there
-        vectors = torch.cat([_items(towers, catalog.features(part)) for part in _blocks(there, _ITEMS_AT_ONCE)])
-        for part in _blocks(self.requests, 256):
+        vectors = vectors_of(towers, catalog, there)
+        for part in blocks(self.requests, 256):
             batch = self.inputs.batch(self.inputs.valid, part)
             users = towers.users(tensor(batch.user_codes), tensor(batch.user_dense), tensor(batch.history_codes))
             scores = (users @ vectors.T).numpy()
@@ -135,16 +140,19 @@ class _Judge:
         return found / count
 
 
-def _positives_of(samples: Samples, plan: ContrastPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def positives_of(samples: Samples, plan: ContrastPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(positive rows, [r + 1] where each request's begin); none when the samples lack the actions."""
     known = any(name in samples.labels for name in plan.positives)
     rows = np.flatnonzero(acted_rows(samples, plan.positives)) if known else np.empty(0, np.int64)
     return rows, np.searchsorted(rows, samples.first)
 
 
-def _items(towers: Towers, features: Any) -> Tensor:
-    return towers.items(tensor(features.codes), tensor(features.dense))
+def vectors_of(towers: Towers, catalog: Catalog, items: NDArray[np.int64]) -> Tensor:
+    """[n, vector_size] of some items of the catalogue, at least one."""
+    parts = (catalog.features(part) for part in blocks(items, _ITEMS_AT_ONCE))
+    return torch.cat([towers.items(tensor(part.codes), tensor(part.dense)) for part in parts])
 
 
-def _blocks(values: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+def blocks(values: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """The values in pieces of `size`."""
     return [values[start : start + size] for start in range(0, len(values), size)]

@@ -112,12 +112,16 @@ class Drawer:
         """[r] positives of each request."""
         return np.diff(self.starts)
 
+    def wanted(self, requests: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[p] the items of all positives of these requests, request by request."""
+        counts = self.per_request[requests]
+        at = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self.samples.item[self.rows[np.repeat(self.starts[requests], counts) + at]].astype(np.int64)
+
     def draw(self, requests: NDArray[np.int64]) -> Draw:
         """The batch of all positives of these requests."""
-        counts = self.per_request[requests]
-        request_of = np.repeat(np.arange(len(requests)), counts)
-        at = np.arange(len(request_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-        wanted = self.samples.item[self.rows[np.repeat(self.starts[requests], counts) + at]].astype(np.int64)
+        request_of = np.repeat(np.arange(len(requests)), self.per_request[requests])
+        wanted = self.wanted(requests)
         drawn = np.searchsorted(self._cumulative, self._random.random(self.extra), "right")
         drawn = self._there[np.minimum(drawn, len(self._there) - 1)]  # rounding may leave the last sum a hair under 1
         items, place, times = np.unique(np.concatenate([wanted, drawn]), return_inverse=True, return_counts=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy_world import Toy, part_of
 
-from tamis.nets.contrast import ContrastBatch, _BatchMaker, _Judge, batch_loss, fit_two_towers
+from tamis.nets.contrast import BatchMaker, ContrastBatch, _Judge, batch_loss, fit_two_towers
 from tamis.nets.draws import Drawer, acted_rows
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.tower import IdHider, Towers, id_fields, numbers_of
@@ -94,7 +94,7 @@ def made(toy: Toy):
     towers = Towers(toy.inputs.layout, plan.towers, numbers_of(toy.inputs), 1)
     samples = toy.inputs.train
     drawer = Drawer(samples, acted_rows(samples, ["click"]), toy.inputs.since, (10, 0.75), 1)
-    return towers, drawer, _BatchMaker(toy.inputs, drawer, plan, 1), plan
+    return towers, drawer, BatchMaker(toy.inputs, drawer, plan, 1), plan
 
 
 def test_the_batch_loss_is_what_a_loop_over_the_positives_says(toy: Toy, made) -> None:
