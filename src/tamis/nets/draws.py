@@ -116,7 +116,8 @@ class Drawer:
         """[p] the items of all positives of these requests, request by request."""
         counts = self.per_request[requests]
         at = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        return self.samples.item[self.rows[np.repeat(self.starts[requests], counts) + at]].astype(np.int64)
+        rows = self.rows[np.repeat(self.starts[requests], counts) + at]
+        return np.asarray(self.samples.item[rows], np.int64)
 
     def draw(self, requests: NDArray[np.int64]) -> Draw:
         """The batch of all positives of these requests."""
