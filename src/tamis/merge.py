@@ -63,8 +63,7 @@ def turns(items: NDArray[np.int64], found: Sequence[NDArray[np.int64]], quota: N
     in the table take no turn.
     """
     ids, starts = _joined([(0, "", each) for each in found])
-    rows: NDArray[np.intp] = _turns(items, ids, starts, quota)
-    return rows
+    return np.asarray(_turns(items, ids, starts, quota))
 
 
 def merged(
