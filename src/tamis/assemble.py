@@ -44,7 +44,9 @@ from tamis.recall.itemcf import ItemCF, ItemCFConfig
 from tamis.recall.matrix_completion import MatrixCompletion, MatrixCompletionConfig
 from tamis.recall.newest import Newest, NewestConfig
 from tamis.recall.popular import Popular, PopularConfig
+from tamis.recall.sequential import Sequential, SequentialConfig
 from tamis.recall.two_tower import TwoTower, TwoTowerConfig
+from tamis.recall.youtube_dnn import YoutubeDnn, YoutubeDnnConfig
 from tamis.rerank.mmr import Mmr, MmrConfig
 from tamis.rerank.rules import Scatter, ScatterConfig
 from tamis.stages import ItemToItem
@@ -64,6 +66,8 @@ AnyStep = (
     | MatrixCompletionConfig
     | TwoTowerConfig
     | DeepRetrievalConfig
+    | YoutubeDnnConfig
+    | SequentialConfig
     | SeenConfig
     | BlockedConfig
     | ExcludedConfig
@@ -85,6 +89,8 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
     MatrixCompletionConfig: MatrixCompletion,
     TwoTowerConfig: TwoTower,
     DeepRetrievalConfig: DeepRetrieval,
+    YoutubeDnnConfig: YoutubeDnn,
+    SequentialConfig: Sequential,
     SeenConfig: Seen,
     BlockedConfig: Blocked,
     ExcludedConfig: Excluded,

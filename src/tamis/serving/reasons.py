@@ -8,6 +8,8 @@ REASONS: Final[Mapping[str, str]] = {
     "newest": "just published",
     "itemcf": "similar to what you liked",
     "two_tower": "matches your interests",
+    "youtube_dnn": "matches your interests",
+    "sequential": "goes on from what you did last",
 }
 OTHERWISE: Final = "picked for you"
 
