@@ -84,4 +84,5 @@ class YoutubePlan:
 
 def ranges(first: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """first[j], first[j] + 1, …, lengths[j] of them, for each j in turn."""
-    return np.arange(int(lengths.sum())) + np.repeat(first - (np.cumsum(lengths) - lengths), lengths)
+    numbers: NDArray[np.int64] = np.repeat(first - (np.cumsum(lengths) - lengths), lengths)
+    return numbers + np.arange(len(numbers))

@@ -76,7 +76,8 @@ class _CrossEntropy(torch.autograd.Function):
             vectors_slope.addmm_(share.t(), rows)
         ctx.save_for_backward(hidden_slope, vectors_slope)
         ctx.count = max(1, len(hidden))
-        return (loss / ctx.count).to(hidden.dtype)
+        mean: Tensor = loss / ctx.count
+        return mean.to(hidden.dtype)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:

@@ -183,8 +183,8 @@ class _Judge:
             counts = self.starts[requests + 1] - self.starts[requests]
             sides = self.inputs.batch(self.inputs.valid, requests)
             now = torch.zeros(len(requests), 1)
-            arrays = (sides.user_codes, sides.user_dense, sides.history_codes)
-            users = net.users(*(tensor(array) for array in arrays), now)[np.repeat(np.arange(len(requests)), counts)]
+            user = tensor(sides.user_codes), tensor(sides.user_dense), tensor(sides.history_codes)
+            users = net.users(*user, now)[np.repeat(np.arange(len(requests)), counts)]
             none = np.empty(0, np.int64), np.empty(0, np.int64)
             places.append(ranks(users, vectors, self.target[ranges(self.starts[requests], counts)], none))
         found = np.concatenate(places) < self.k

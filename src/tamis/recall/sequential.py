@@ -154,7 +154,8 @@ def sequences_of(inputs: Inputs, actions: NDArray[np.uint8]) -> tuple[NDArray[np
 
 def _first_of_runs(rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """True where a row is not the same as the one before it."""
-    return np.diff(rows, prepend=-1) != 0
+    first: NDArray[np.bool_] = np.diff(rows, prepend=-1) != 0
+    return first
 
 
 def _open(folder: Path) -> Session:
