@@ -11,15 +11,14 @@ from tamis.artifact import open_bundle
 from tamis.assemble import Model, load_model
 from tamis.config import override
 from tamis.data.split import by_time
-from tamis.data.tables import RawTables
 from tamis.data.write import import_tables
 from tamis.evaluate.queries import Past
 from tamis.funnel import Funnel
-from tamis.project import Project, create
 from tamis.serving.engine import Engine
 from tamis.serving.wire import RecommendRequest
 from tamis.state.memory import Memory
 from tamis.state.protocol import Event
+from tamis.train import train
 from tamis.types import Candidates, Exact, Features, History, Page, Query
 
 
@@ -75,7 +74,7 @@ def test_features_that_know_nothing_of_the_user_give_a_page_too(model, asked: Qu
 
 
 def test_negative_weights_turn_the_order_and_lose_no_row(tiny, asked: Query) -> None:
-    weights = {f"funnel.rank.steps.fuse.weights.{head}": -5.0 for head in ("click", "like")}
+    weights = {f"funnel.rank.steps.fuse.weights.{head}": -5.0 for head in ("like", "share")}
     model = load_model(open_bundle(tiny.project.bundles), override(tiny.project.config, weights))
     whole(model.funnel.run(asked), 20)
 
@@ -109,20 +108,15 @@ def test_a_user_and_an_item_that_the_bundle_never_saw_are_served(tiny, model) ->
         assert len(reply.items) == 20
 
 
-def test_a_catalogue_of_one_item_is_trained_on_judged_and_served(tmp_path: Path) -> None:
-    create(tmp_path / "feed", "demo")
-    rows = [
-        {"user_id": f"u{user}", "item_id": "only", "action": action, "time": 1e9 + 86_400 * day + user + at / 10}
-        for day in range(6)
-        for user in range(12)
-        for at, action in enumerate(["impression", "click"][: 1 + (user + day) % 2])
-    ]
-    tables = RawTables.of(users=pl.DataFrame({"user_id": [f"u{n}" for n in range(13)]}),
-                          items=pl.DataFrame({"item_id": ["only"]}), events=pl.DataFrame(rows))  # fmt: skip
-    import_tables(tables, tmp_path / "feed" / "data")
-    project = Project(tmp_path / "feed")
-    trained = project.train()
+def test_a_catalogue_of_one_item_is_trained_on_judged_and_served(tiny, tmp_path: Path) -> None:
+    tables = tiny.world.tables()
+    name = tables.events["item_id"].cast(pl.String).value_counts(sort=True)["item_id"][0]
+    items, events = (table.filter(pl.col("item_id").cast(pl.String) == name) for table in (tables.items, tables.events))
+    import_tables(replace(tables, items=items, events=events), tmp_path / "data")
+    trained = train(tiny.project.config, tmp_path / "data", tmp_path / "bundles")
     assert trained.published
     model = load_model(trained.bundle)
-    engine = Engine(model, Memory(model.config.state), clock=lambda: 1e9 + 86_400 * 7)
-    assert [item.item_id for item in engine.recommend(RecommendRequest(user_id="u12", size=20)).items] == ["only"]
+    assert len(model.catalog) == 1
+    engine = Engine(model, Memory(model.config.state), clock=lambda: model.trained_to + 60.0)
+    for user in ("somebody new", tiny.dataset.user_ids.external(0)):
+        assert [item.item_id for item in engine.recommend(RecommendRequest(user_id=user, size=20)).items] == [name]

@@ -12,6 +12,7 @@ number, and an item that it does not know is relevant all the same and never fou
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -243,9 +244,11 @@ def _recalls(ids: NDArray[np.int64], relevant: NDArray[np.int64]) -> dict[str, f
 def _with_index_recall(model: Model, channels: dict[str, Row]) -> dict[str, Row]:
     """The rows of the channels, with the recall that was measured when an index of vectors was built."""
     for name, step in model.funnel.stages[0].steps.items():
-        index = getattr(step, "index", None)
-        if isinstance(index, Vectors) and name in channels:
-            channels[name]["index_recall"] = index.facts.recall
+        part: Any = step
+        for holder in ("known", "factors", "index"):  # where a part with vectors has them
+            part = getattr(part, holder, part)
+        if isinstance(part, Vectors) and name in channels:
+            channels[name]["index_recall"] = part.facts.recall
     return channels
 
 
