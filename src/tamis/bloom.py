@@ -21,6 +21,7 @@ _COUNT: Final = struct.Struct("<I")  # the last field of the header
 _EXPIRES: Final = struct.Struct("<d")  # behind the header of a filter that expires
 _FOREVER: Final = 1  # the two formats
 _EXPIRING: Final = 2
+_BEGIN: Final = {_FOREVER: _HEADER.size, _EXPIRING: _HEADER.size + _EXPIRES.size}  # where the bits begin
 _GOLDEN: Final = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
 _ALL: Final = 2**64 - 1
 _BIT: Final = (1 << np.arange(8)).astype(np.uint8)
@@ -99,7 +100,7 @@ class Bloom:
         if len(raw) < _HEADER.size:
             raise DataError(f"Bloom filter of {len(raw)} bytes: wanted at least {_HEADER.size}")
         bits, hashes, version, count = _HEADER.unpack_from(raw)
-        begin = _begin(version)
+        begin = _BEGIN.get(version, 0)
         if not begin or not bits or not hashes or bits % 8 or len(raw) != begin + bits // 8:
             raise DataError(f"Bloom filter: format {version} and {len(raw)} bytes do not fit {bits} bits")
         bloom = cls.__new__(cls)  # four of these are read for every request: no zeros that are thrown away
@@ -187,11 +188,6 @@ def count_of(stored: bytes | bytearray) -> int:
     return int(_HEADER.unpack_from(stored)[3])
 
 
-def _begin(version: int) -> int:
-    """Where the bits begin; 0 for a format that there is not."""
-    return {_FOREVER: _HEADER.size, _EXPIRING: _HEADER.size + _EXPIRES.size}.get(version, 0)
-
-
 def add_to_bytes(stored: bytearray, key: int) -> int:
     """Adds one key to a filter in its `to_bytes` form, in place; gives the filter's count afterwards.
 
@@ -199,7 +195,7 @@ def add_to_bytes(stored: bytearray, key: int) -> int:
     single events needs.
     """
     bits, hashes, version, count = _HEADER.unpack_from(stored)
-    begin = _begin(version)
+    begin = _BEGIN[version]
     position = _mix_one(key)
     step = _mix_one(position ^ _GOLDEN) | 1
     new = False

@@ -164,13 +164,12 @@ def _fold(draft: Draft, rules: Rules, action: int, key: int | None, moment: tupl
 
 def _see(seen: list[bytearray], key: int, time: float, rules: Rules) -> None:
     """Adds the key to the newest generation, also when an older one has it: met again, remembered for longer."""
-    expires = rules.expires(time)
     if not seen or len(seen[-1]) != len(rules.empty):  # none yet, or the settings changed since it was started
-        seen.append(started(rules.empty, expires))
-    elif expires > expiry(seen[-1]):  # what comes late goes to the newest and is remembered for longer
+        seen.append(started(rules.empty, rules.expires(time)))
+    elif rules.seconds < math.inf and rules.expires(time) > expiry(seen[-1]):
         if not count_of(seen[-1]):
             seen.pop()
-        seen.append(started(rules.empty, expires))
+        seen.append(started(rules.empty, rules.expires(time)))  # what comes late goes to the newest, and stays longer
     if add_to_bytes(seen[-1], key) >= rules.capacity:
         seen.append(started(rules.empty, expiry(seen[-1])))
     del seen[: -rules.generations]
