@@ -57,6 +57,7 @@ def patched(path: str, value: Any) -> dict[str, Any]:
         ("serving.most_items", 0),
         ("serving.most_events", 0),
         ("serving.most_body_bytes", 0),
+        ("serving.clock_tolerance_seconds", -1.0),
         ("serving.reload_seconds", 0.0),
         ("serving.rest_port", 0),
         ("serving.rest_port", 70_000),

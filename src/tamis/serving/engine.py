@@ -54,12 +54,18 @@ class Limits(Protocol):
         """The largest page that may be asked for."""
         ...
 
+    @property
+    def clock_tolerance_seconds(self) -> float:
+        """How far in the future an event may be dated."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StandardLimits:
     """Limits for an engine without a server's configuration."""
 
     most_items: int = 200
+    clock_tolerance_seconds: float = 300.0
 
 
 class Engine:
@@ -77,7 +83,7 @@ class Engine:
         self._state: Final = state
         self._clock: Final = clock
         self._catalog: Final = LiveCatalog(model, state, clock)
-        self._records: Final = Records(model, state, self._catalog, clock)
+        self._records: Final = Records(model, state, self._catalog, self.limits.clock_tolerance_seconds, clock)
         self._reasons: Final = {name: reason(model.kinds.get(name, "")) for name in model.funnel.channels}
         self._ranker: Final = _ranker(model.funnel)
 
