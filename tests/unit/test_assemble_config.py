@@ -87,6 +87,8 @@ def patched(path: str, value: Any) -> dict[str, Any]:
         (f"{LIGHT}.unshown", -1),
         (f"{HEADS}.heads", ["stare"]),
         (f"{HEADS}.head_weights", {"comment": 2.0}),
+        (f"{HEADS}.head_weights", {"click": -1.0}),
+        (f"{HEADS}.embedding_spread", -0.1),
         (f"{HEADS}.batch_size", 0),
         (f"{HEADS}.threads", 0),
         (f"{HEADS}.play_limit_seconds", 0.0),
