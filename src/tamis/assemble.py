@@ -153,6 +153,7 @@ class ServingConfig(Config, frozen=True):
     most_items: AtLeastOne = 200  # largest page
     most_events: AtLeastOne = 1000  # events of one call
     most_body_bytes: AtLeastOne = 1 << 20  # larger bodies are refused with 413
+    clock_tolerance_seconds: NotNegative = 300.0  # events dated further in the future are rejected
     reload_seconds: AboveZero = 1.0  # how often a newer bundle is looked for
 
 

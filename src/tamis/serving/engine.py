@@ -54,12 +54,18 @@ class Limits(Protocol):
         """The largest page that may be asked for."""
         ...
 
+    @property
+    def clock_tolerance_seconds(self) -> float:
+        """How far in the future an event may be dated."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StandardLimits:
     """Limits for an engine without a server's configuration."""
 
     most_items: int = 200
+    clock_tolerance_seconds: float = 300.0
 
 
 class Engine:
@@ -76,8 +82,8 @@ class Engine:
         self.limits: Final[Limits] = limits or StandardLimits()
         self._state: Final = state
         self._clock: Final = clock
-        self._catalog: Final = LiveCatalog(model, state)
-        self._records: Final = Records(model, state, self._catalog, clock)
+        self._catalog: Final = LiveCatalog(model, state, clock)
+        self._records: Final = Records(model, state, self._catalog, self.limits.clock_tolerance_seconds, clock)
         self._reasons: Final = {name: reason(model.kinds.get(name, "")) for name in model.funnel.channels}
         self._ranker: Final = _ranker(model.funnel)
 
@@ -133,13 +139,13 @@ class Engine:
     def similar(self, item_id: str, size: int) -> SimilarReply:
         """The open neighbours of an item, as many as asked for if there are so many.
 
-        Raises NotFound when the item is unknown or taken down, or when no channel knows a neighbour of it.
+        Raises NotFound when the item is unknown, taken down or not published yet, or no channel knows a neighbour.
         """
         _within("size", size, self.limits.most_items)
         view = self._catalog.view()
         number = view.number(item_id)
         if number < 0 or view.catalog.closed[number]:
-            raise NotFound(f"item {item_id!r} is unknown or taken down", "item_id")
+            raise NotFound(f"item {item_id!r} is unknown, taken down or not published yet", "item_id")
         numbers, scores = self.model.similar(number, size, view.catalog)
         pairs = zip(numbers.tolist(), scores.tolist(), strict=True)
         items = [SimilarItem(view.external(neighbour), score) for neighbour, score in pairs]

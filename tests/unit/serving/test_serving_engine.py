@@ -195,7 +195,7 @@ def test_events_are_accepted_deduplicated_or_rejected_one_by_one() -> None:
             click("unknown"),
             click("i1", action="stare"),
             click("i1", time=1e12),
-            click("i1", time=NOW + 2 * 86_400),
+            click("i1", time=NOW + 301),
             click("i1", time=-5.0),
             RejectedEvent(7, "not JSON"),
             click("i2"),
@@ -300,3 +300,20 @@ def test_ids_sort_by_time_and_never_repeat() -> None:
     assert ids == sorted(ids)
     assert len({new_id(NOW) for _ in range(1000)}) == 1000
     assert {len(made) for made in ids} == {32}
+
+
+def test_a_scheduled_item_comes_out_at_its_time_and_not_before() -> None:
+    now = [NOW]
+    made = Engine(FakeModel(), Memory(), clock=lambda: now[0])
+    made.put_item("later", ItemRequest(publish_time=NOW + 60.0))
+    made.put_item("i3", ItemRequest(publish_time=NOW + 90.0))
+    assert "later" not in shown(made, size=50)
+    assert "i3" not in shown(made, size=50)
+    assert made.rank(RankRequest(user_id="u1", item_ids=["later", "i1"])).missing == ["later"]
+    with pytest.raises(NotFound, match="not published yet"):
+        made.similar("later", 3)
+    assert made.item("later").publish_time == NOW + 60.0
+    now[0] += 60.0
+    assert shown(made, size=1) == ["later"]
+    now[0] += 30.0
+    assert shown(made, size=2) == ["i3", "later"]
