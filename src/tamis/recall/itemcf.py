@@ -13,7 +13,8 @@ from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.cosine import nearest_columns
-from tamis.recall.neighbours import Neighbours, liked
+from tamis.recall.interest import checked, strongest
+from tamis.recall.neighbours import Neighbours, from_liked
 from tamis.types import ACTION_CODE, Candidates, Catalog, Query
 
 
@@ -61,17 +62,8 @@ class ItemCF:
         return cls(config, Neighbours(ids, weights), actions)
 
     def recall(self, query: Query) -> Candidates:
-        """Σ over the user's recent items j of interest(j) · sim(j, item), best first; column `score`.
-
-        interest(j): one point for each kind of the interest actions on it. Items of the user's own history are left
-        out. Equal sums are ordered by the lower item number.
-        """
-        items, interest = liked(query.history, len(self.table), self.actions)
-        recent, interest = items[: self.config.history], interest[: self.config.history]
-        if not len(recent):
-            return Candidates.empty()
-        found, score = self.table.walk(recent, interest, query.history.items, self.config.limit)
-        return Candidates.of(found, score=score)
+        """Σ over the user's recent items j of interest(j) · sim(j, item), best first; see `neighbours.from_liked`."""
+        return from_liked(query, self.table, self.actions, self.config.history, self.config.limit)
 
     def similar(
         self, item: int, size: int, catalog: Catalog | None = None
@@ -97,6 +89,7 @@ def similar_items(
     *,
     iuf: bool = False,
     user_limit: int = 0,
+    rows: range | None = None,
     done: Callable[[int], None] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """(ids [i, k], weights [i, k]) of the k items most similar to each item, itself left out, most similar first.
@@ -107,37 +100,14 @@ def similar_items(
 
     interactions: [users, items] interest, finite and not negative.   iuf: x(u, ·) is divided by √ln(1 + |J_u|).
     user_limit: only that many items of a user count, the strongest interest first, then the rarer item; 0 = all.
-    done: called with the number of items finished.   The same answer for any number of threads.
+    rows: only these items' rows of the table, a shard; None = all.   done: called with the number of items finished.
+    The same answer for any number of threads, and shards joined are the whole.
     """
     if k < 0 or user_limit < 0:
         raise ValueError(f"k {k} and user_limit {user_limit}: wanted ≥ 0")
-    if interactions.ndim != 2:
-        raise ValueError(f"interactions has {interactions.ndim} dimensions, wanted [users, items]")
-    matrix = csr_matrix(interactions)
-    if not np.isfinite(matrix.data).all() or (len(matrix.data) and matrix.data.min() < 0):
-        raise ValueError("interactions has a value that is negative or not finite")
-    if not matrix.has_canonical_format or (matrix.data == 0).any():
-        matrix = matrix.copy()
-        matrix.sum_duplicates()
-        matrix.eliminate_zeros()
-    if user_limit:
-        matrix = _capped(matrix, user_limit)
+    matrix = strongest(checked(interactions), user_limit)
+    weights = None
     if iuf:
         lengths = np.diff(matrix.indptr)
-        matrix = matrix.astype(np.float64)
-        matrix.data /= np.repeat(np.sqrt(np.log1p(lengths)), lengths)
-    return nearest_columns(matrix, k, done=done)
-
-
-def _capped(matrix: csr_matrix, user_limit: int) -> csr_matrix:
-    """At most `user_limit` entries per user: the strongest, then those of rarer items, then of lower numbers."""
-    lengths = np.diff(matrix.indptr)
-    rows = np.repeat(np.arange(matrix.shape[0]), lengths)
-    popularity = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    order = np.lexsort((matrix.indices, popularity[matrix.indices], -matrix.data, rows))
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order)) - np.repeat(matrix.indptr[:-1], lengths)
-    keep = place < user_limit
-    capped = csr_matrix((matrix.data[keep], (rows[keep], matrix.indices[keep])), shape=matrix.shape)
-    capped.sort_indices()
-    return capped
+        weights = 1 / np.log1p(np.maximum(lengths, 1))
+    return nearest_columns(matrix, k, user_weights=weights, rows=rows, done=done)

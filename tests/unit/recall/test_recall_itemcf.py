@@ -13,6 +13,7 @@ from tamis.recall import cosine
 from tamis.recall.cosine import nearest_columns
 from tamis.recall.itemcf import ItemCF, ItemCFConfig, similar_items
 from tamis.recall.neighbours import Neighbours, liked
+from tamis.recall.top import scratch, top
 from tamis.types import Action, Catalog, Features, History, Query
 
 CLICK, LIKE, COLLECT, SHARE = Action.CLICK, Action.LIKE, Action.COLLECT, Action.SHARE
@@ -206,14 +207,55 @@ def test_rows_of_few_additions_give_what_whole_rows_give() -> None:
     assert_same_table(nearest_columns(x, 5), brute(x, 5))
 
 
-@pytest.mark.parametrize("values", [(1.0,), (0.3, 0.7, 1.1)])
-def test_threads_and_blocks_do_not_change_a_byte(values: tuple[float, ...]) -> None:
-    x = random_interest(13, 200, 150, 0.2, values)
+@pytest.mark.parametrize("values", [(1.0,), (1.0, 2.0), (0.3, 0.7, 1.1)])
+def test_threads_blocks_and_shards_do_not_change_a_byte(
+    values: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = random_interest(13, 200, 150, 0.5, values)
     ids, weights = nearest_columns(x, 12, threads=1)
-    for threads, block_items in ((2, 7), (4, 64), (3, 1000)):
-        other = nearest_columns(x, 12, threads=threads, block_items=block_items)
+    for threads, block in ((2, 7), (4, 64), (3, 1000)):
+        monkeypatch.setattr(cosine, "_BLOCK", block)
+        other = nearest_columns(x, 12, threads=threads)
         assert other[0].tobytes() == ids.tobytes()
         assert other[1].tobytes() == weights.tobytes()
+    shards = [similar_items(x, 12, rows=range(begin, begin + 37)) for begin in range(0, 150, 37)]
+    assert np.concatenate([shard[0] for shard in shards]).tobytes() == ids.tobytes()
+    assert np.concatenate([shard[1] for shard in shards]).tobytes() == weights.tobytes()
+    assert similar_items(x, 12, rows=range(150, 160))[0].shape == (0, 12)
+
+
+@pytest.mark.parametrize("values", [(1.0,), (1.0, 2.0, 3.0)])
+def test_users_may_weigh_and_norms_may_be_given(values: tuple[float, ...]) -> None:
+    """near(a, b) = Σ_u weight(u) · x(u, a) · x(u, b) / (norm(a) · norm(b))."""
+    x = random_interest(14, 120, 90, 0.5, values)
+    generator = np.random.default_rng(1)
+    weight, norm = generator.uniform(0.1, 2, 120), generator.uniform(1, 5, 90)
+    ids, weights = nearest_columns(x, 90, user_weights=weight, norms=norm)
+    dense = x.toarray().astype(np.float64)
+    wanted = (dense.T * weight) @ dense / np.outer(norm, norm)
+    np.fill_diagonal(wanted, 0)
+    got = np.zeros_like(wanted)
+    rows, places = np.nonzero(ids >= 0)
+    got[rows, ids[rows, places]] = weights[rows, places]
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    scaled = csr_matrix(x.multiply(np.sqrt(weight)[:, None]))
+    np.testing.assert_allclose(nearest_columns(x, 9, user_weights=weight)[1], brute(scaled, 9)[1], atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 900), st.integers(1, 60), st.booleans())
+def test_the_best_of_a_row_are_those_that_sorting_finds(seed: int, size: int, k: int, ties: bool) -> None:
+    generator = np.random.default_rng(seed)
+    scores = generator.random(size).astype(np.float32)
+    scores = np.round(scores * 3) if ties else scores  # zeros too, which are never given
+    names = generator.permutation(size).astype(np.int32)
+    ids, weights = np.full(k, -1, np.int32), np.zeros(k, np.float32)
+    top(scores, names, scratch(size, k), ids, weights.view(np.uint32))
+    order = np.lexsort((names, -scores))[:k]
+    order = order[scores[order] > 0]
+    assert ids[: len(order)].tolist() == names[order].tolist()
+    assert weights[: len(order)].tolist() == scores[order].tolist()
+    assert (ids[len(order) :] == -1).all()
 
 
 def test_equal_weights_are_ordered_by_the_lower_id() -> None:
