@@ -35,9 +35,14 @@ from tamis.funnel import Funnel, Stage
 from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig
 from tamis.rank.fuse import Fuse, FuseConfig
 from tamis.rank.multitask import Multitask, MultitaskConfig
+from tamis.recall.cached import Cached, CachedConfig
+from tamis.recall.friends import Friends, FriendsConfig
+from tamis.recall.geo import Geo, GeoConfig
 from tamis.recall.itemcf import ItemCF, ItemCFConfig
+from tamis.recall.keyed import Keyed, KeyedConfig
 from tamis.recall.newest import Newest, NewestConfig
 from tamis.recall.popular import Popular, PopularConfig
+from tamis.recall.similar_content import SimilarContent, SimilarContentConfig
 from tamis.recall.two_tower import TwoTower, TwoTowerConfig
 from tamis.rerank.mmr import Mmr, MmrConfig
 from tamis.rerank.rules import Scatter, ScatterConfig
@@ -51,6 +56,11 @@ AnyStep = (
     PopularConfig
     | NewestConfig
     | ItemCFConfig
+    | KeyedConfig
+    | GeoConfig
+    | SimilarContentConfig
+    | FriendsConfig
+    | CachedConfig
     | TwoTowerConfig
     | SeenConfig
     | BlockedConfig
@@ -66,6 +76,11 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
     PopularConfig: Popular,
     NewestConfig: Newest,
     ItemCFConfig: ItemCF,
+    KeyedConfig: Keyed,
+    GeoConfig: Geo,
+    SimilarContentConfig: SimilarContent,
+    FriendsConfig: Friends,
+    CachedConfig: Cached,
     TwoTowerConfig: TwoTower,
     SeenConfig: Seen,
     BlockedConfig: Blocked,

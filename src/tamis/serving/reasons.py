@@ -8,6 +8,11 @@ REASONS: Final[Mapping[str, str]] = {
     "newest": "just published",
     "itemcf": "similar to what you liked",
     "two_tower": "matches your interests",
+    "keyed": "new where you like to look",
+    "geo": "near you",
+    "similar_content": "like what you liked",
+    "friends": "your friends liked it",
+    "cached": "you have not seen it yet",
 }
 OTHERWISE: Final = "picked for you"
 
