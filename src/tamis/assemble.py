@@ -36,15 +36,20 @@ from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig
 from tamis.rank.fuse import Fuse, FuseConfig
 from tamis.rank.multitask import Multitask, MultitaskConfig
 from tamis.recall.bpr import BPR, BPRConfig
+from tamis.recall.cached import Cached, CachedConfig
 from tamis.recall.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
 from tamis.recall.ease import EASE, EASEConfig
+from tamis.recall.friends import Friends, FriendsConfig
+from tamis.recall.geo import Geo, GeoConfig
 from tamis.recall.graph_filter import GraphFilter, GraphFilterConfig
 from tamis.recall.ials import IALS, IALSConfig
 from tamis.recall.itemcf import ItemCF, ItemCFConfig
+from tamis.recall.keyed import Keyed, KeyedConfig
 from tamis.recall.matrix_completion import MatrixCompletion, MatrixCompletionConfig
 from tamis.recall.newest import Newest, NewestConfig
 from tamis.recall.popular import Popular, PopularConfig
 from tamis.recall.sequential import Sequential, SequentialConfig
+from tamis.recall.similar_content import SimilarContent, SimilarContentConfig
 from tamis.recall.two_tower import TwoTower, TwoTowerConfig
 from tamis.recall.youtube_dnn import YoutubeDnn, YoutubeDnnConfig
 from tamis.rerank.mmr import Mmr, MmrConfig
@@ -64,6 +69,11 @@ AnyStep = (
     | IALSConfig
     | BPRConfig
     | MatrixCompletionConfig
+    | KeyedConfig
+    | GeoConfig
+    | SimilarContentConfig
+    | FriendsConfig
+    | CachedConfig
     | TwoTowerConfig
     | DeepRetrievalConfig
     | YoutubeDnnConfig
@@ -87,6 +97,11 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
     IALSConfig: IALS,
     BPRConfig: BPR,
     MatrixCompletionConfig: MatrixCompletion,
+    KeyedConfig: Keyed,
+    GeoConfig: Geo,
+    SimilarContentConfig: SimilarContent,
+    FriendsConfig: Friends,
+    CachedConfig: Cached,
     TwoTowerConfig: TwoTower,
     DeepRetrievalConfig: DeepRetrieval,
     YoutubeDnnConfig: YoutubeDnn,

@@ -6,7 +6,7 @@ There is one code path: training, evaluation and the server call the same method
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from tamis.artifact import load_array, save_arrays
 from tamis.config import Config
 from tamis.errors import ArtifactError, ConfigError
+from tamis.features import geohash
 from tamis.features.arrange import AGE_CODES, arrange, is_code
-from tamis.features.fields import Codes, Learned, encode_number, learn, numbers, text
+from tamis.features.fields import Codes, Learned, encode_number, learn, numbers, text, words
 from tamis.features.layout import Layout
 from tamis.features.spec import Category, Count, FeatureConfig, FeaturesConfig, Hour, Id, Number, Rate, Scene, Vector
 from tamis.features.statistics import Statistics, log_rate
 from tamis.types import ACTION_CODE, Features, item_key
 
+KEYWORDS: Final = 8  # of an item that lists of items by keyword know
 Raw = Mapping[str, Sequence[Any]]
 """Raw columns by name; a column that is not there is missing everywhere."""
 
@@ -148,6 +150,8 @@ class Encoder:
             columns[name] = numbers(raw.get(name, [None] * count))
         for name in ("author", "category", "city"):
             columns[name] = stable_codes(raw.get(name, [None] * count))
+        columns["keywords"] = stable_tags(raw.get("keywords", [None] * count), KEYWORDS)
+        columns["geohash"] = geohash.encode(*(numbers(raw.get(n, [None] * count)) for n in ("latitude", "longitude")))
         for name in ("duration_seconds", "quality"):
             columns[name] = numbers(raw.get(name, [None] * count)).astype(np.float32)
         columns["vector"] = vectors(raw.get("vector", [None] * count), self.learnt.vector_width)
@@ -227,6 +231,15 @@ def stable_codes(values: Sequence[Any]) -> NDArray[np.int64]:
         if word not in seen:
             seen[word] = item_key(word) >> 1 or 1
         out[row] = seen[word]
+    return out
+
+
+def stable_tags(values: Sequence[Any], width: int) -> NDArray[np.int64]:
+    """[n, width] `stable_codes` of the first words of each list, 0 behind the last one."""
+    lists = [words(value)[:width] for value in values]
+    out = np.zeros((len(values), width), np.int64)
+    there = np.arange(width) < np.fromiter(map(len, lists), np.int64, len(lists))[:, None]
+    out[there] = stable_codes([word for row in lists for word in row])
     return out
 
 

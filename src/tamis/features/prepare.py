@@ -78,6 +78,7 @@ def prepare(
         item_statistics=item_statistics,
         interest_actions=interest_actions,
         progress=progress,
+        user_keys=np.asarray(dataset.user_ids.keys),
     )
 
 

@@ -21,6 +21,7 @@ from tamis.bloom import Generations
 from tamis.errors import NotFound, RequestError
 from tamis.funnel import Funnel
 from tamis.serving.catalog_live import LiveCatalog, View
+from tamis.serving.leftovers import Leftovers
 from tamis.serving.model import Model
 from tamis.serving.reasons import reason
 from tamis.serving.records import Records, new_id
@@ -86,6 +87,7 @@ class Engine:
         self._records: Final = Records(model, state, self._catalog, self.limits.clock_tolerance_seconds, clock)
         self._reasons: Final = {name: reason(model.kinds.get(name, "")) for name in model.funnel.channels}
         self._ranker: Final = _ranker(model.funnel)
+        self._leftovers: Final = Leftovers(model.funnel, state)
 
     # ---- answers -----------------------------------------------------------------------------------------------
 
@@ -97,8 +99,11 @@ class Engine:
         _within("size", request.size, self.limits.most_items)
         view, request_id = self._catalog.view(), new_id(self._clock())
         query = self._query(request, view, request_id, request.size)
-        query = replace(query, exclude=_known(view, request.exclude))
-        page = self.model.funnel.run(query) if len(view.catalog) else _EMPTY
+        waiting, cached = self._leftovers.of(request.user_id, query, view)
+        query = replace(query, exclude=_known(view, request.exclude), cached=cached)
+        tables: dict[str, Candidates] = {}
+        page = self.model.funnel.run(query, keep=tables) if len(view.catalog) else _EMPTY
+        self._leftovers.keep(request.user_id, waiting, (query, page, tables))
         if sink is not None:
             sink.emit(query, page)
         return RecommendReply(
@@ -201,6 +206,7 @@ class Engine:
             catalog=view.catalog,
             seen=Generations.alive(user.seen, now),
             context=request.context,
+            profile=user.profile,
         )
 
     def _features(self, number: int, user: UserRow, moment: tuple[float, str, Mapping[str, Any]]) -> Features:
