@@ -6,7 +6,7 @@ There is one code path: training, evaluation and the server call the same method
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
@@ -18,12 +18,28 @@ from tamis.errors import ArtifactError, ConfigError
 from tamis.features.arrange import AGE_CODES, arrange, is_code
 from tamis.features.fields import Codes, Learned, encode_number, learn, numbers, text
 from tamis.features.layout import Layout
-from tamis.features.spec import Category, Count, FeatureConfig, FeaturesConfig, Hour, Id, Number, Rate, Scene, Vector
+from tamis.features.spec import (
+    Age,
+    Category,
+    Count,
+    FeatureConfig,
+    FeaturesConfig,
+    Hour,
+    Id,
+    Number,
+    Rate,
+    Scene,
+    Vector,
+)
 from tamis.features.statistics import Statistics, log_rate
 from tamis.types import ACTION_CODE, Features, item_key
 
 Raw = Mapping[str, Sequence[Any]]
 """Raw columns by name; a column that is not there is missing everywhere."""
+KIND_COLUMNS: Final = ("author", "category", "city")
+"""Columns of the catalogue that hold stable hashes of texts, 0 = none."""
+NUMBER_COLUMNS: Final = ("duration_seconds", "quality")
+"""Columns of the catalogue that hold numbers, NaN = unknown."""
 
 
 class Learnt(Config, frozen=True):
@@ -36,6 +52,12 @@ class Learnt(Config, frozen=True):
     item: dict[str, Learned]
     totals: dict[int, int]
     vector_width: int
+
+
+def single_columns(config: FeaturesConfig) -> set[str]:
+    """Names of the catalogue's columns of one number per item; see `Encoder.items`."""
+    ages = {feature.column for feature in config.item.values() if isinstance(feature, Age)}
+    return {"publish_time", *ages, *KIND_COLUMNS, *NUMBER_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -146,9 +168,9 @@ class Encoder:
         columns["dynamic"] = self.item_dynamic(counts)
         for name in {"publish_time", *layout.item_ages}:
             columns[name] = numbers(raw.get(name, [None] * count))
-        for name in ("author", "category", "city"):
+        for name in KIND_COLUMNS:
             columns[name] = stable_codes(raw.get(name, [None] * count))
-        for name in ("duration_seconds", "quality"):
+        for name in NUMBER_COLUMNS:
             columns[name] = numbers(raw.get(name, [None] * count)).astype(np.float32)
         columns["vector"] = vectors(raw.get("vector", [None] * count), self.learnt.vector_width)
         return columns
