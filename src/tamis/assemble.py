@@ -24,7 +24,7 @@ from tamis.data.rows import Rows
 from tamis.data.samples import SampleConfig
 from tamis.data.split import SplitConfig
 from tamis.errors import ArtifactError, ConfigError, NotFound
-from tamis.features.encode import Encoder
+from tamis.features.encode import Encoder, single_columns
 from tamis.features.inputs import Inputs
 from tamis.features.online import check_values, item_rows, query_features
 from tamis.features.spec import FeaturesConfig, Side
@@ -193,6 +193,7 @@ class ProjectConfig(Config, frozen=True):
             *idle_weights(self),
             *impossible_numbers(self),
             *_sources_twice(self.funnel),
+            *_unknown_heads(self),
             *_sources_amiss(self.funnel),
         ):
             raise ValueError(problem)
@@ -226,6 +227,22 @@ def _sources_amiss(config: FunnelConfig) -> Iterator[str]:
                 yield f"{where}.quotas are all 0: wanted one above 0"
         if stage.source_budget_ms and not stage.parallel:
             yield f"{where}.source_budget_ms wants parallel = true: what runs in the request's thread cannot be stopped"
+
+
+def _unknown_heads(config: ProjectConfig) -> Iterator[str]:
+    """A problem for each fusion of heads that no step before it writes and that are no column of the catalogue."""
+    catalog, table = single_columns(config.features), {"channel", "found_by", "score"}  # what sources give
+    for stage_name, stage in stages_of(config.funnel).items():
+        for name, step in stage.steps.items():
+            if isinstance(step, FuseConfig):
+                unknown = [head for head in step.reads if not {f"p_{head}", head} & table and head not in catalog]
+                if unknown:
+                    section = "weights" if step.formula != "conversion_product" else "exponents"
+                    yield (
+                        f"funnel.{stage_name}.steps.{name}.{section}: {step.formula} reads heads {unknown}, which no "
+                        f"step before it predicts; there are {sorted(table)} and {sorted(catalog)} of the catalogue"
+                    )
+            table.update(getattr(step, "columns", ()))
 
 
 def stages_of(config: FunnelConfig) -> dict[str, StageConfig]:

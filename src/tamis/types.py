@@ -252,7 +252,10 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class StepTrace:
-    """What one step did. status: ok, failed, late or skipped; `error` says why when it is not ok."""
+    """What one step did. status: ok, failed, late or skipped; `error` says why when it is not ok.
+
+    relaxed: rule → picks that had to break it, where no row was left that keeps all rules.
+    """
 
     stage: str
     step: str
@@ -262,6 +265,7 @@ class StepTrace:
     milliseconds: float
     status: str = "ok"
     error: str = ""
+    relaxed: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

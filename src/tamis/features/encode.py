@@ -19,13 +19,29 @@ from tamis.features import geohash
 from tamis.features.arrange import AGE_CODES, arrange, is_code
 from tamis.features.fields import Codes, Learned, encode_number, learn, numbers, text, words
 from tamis.features.layout import Layout
-from tamis.features.spec import Category, Count, FeatureConfig, FeaturesConfig, Hour, Id, Number, Rate, Scene, Vector
+from tamis.features.spec import (
+    Age,
+    Category,
+    Count,
+    FeatureConfig,
+    FeaturesConfig,
+    Hour,
+    Id,
+    Number,
+    Rate,
+    Scene,
+    Vector,
+)
 from tamis.features.statistics import Statistics, log_rate
 from tamis.types import ACTION_CODE, Features, item_key
 
 KEYWORDS: Final = 8  # of an item that lists of items by keyword know
 Raw = Mapping[str, Sequence[Any]]
 """Raw columns by name; a column that is not there is missing everywhere."""
+KIND_COLUMNS: Final = ("author", "category", "city")
+"""Columns of the catalogue that hold stable hashes of texts, 0 = none."""
+NUMBER_COLUMNS: Final = ("duration_seconds", "quality")
+"""Columns of the catalogue that hold numbers, NaN = unknown."""
 
 
 class Learnt(Config, frozen=True):
@@ -38,6 +54,12 @@ class Learnt(Config, frozen=True):
     item: dict[str, Learned]
     totals: dict[int, int]
     vector_width: int
+
+
+def single_columns(config: FeaturesConfig) -> set[str]:
+    """Names of the catalogue's columns of one number per item; see `Encoder.items`."""
+    ages = {feature.column for feature in config.item.values() if isinstance(feature, Age)}
+    return {"publish_time", *ages, *KIND_COLUMNS, *NUMBER_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -148,11 +170,11 @@ class Encoder:
         columns["dynamic"] = self.item_dynamic(counts)
         for name in {"publish_time", *layout.item_ages}:
             columns[name] = numbers(raw.get(name, [None] * count))
-        for name in ("author", "category", "city"):
+        for name in KIND_COLUMNS:
             columns[name] = stable_codes(raw.get(name, [None] * count))
         columns["keywords"] = stable_tags(raw.get("keywords", [None] * count), KEYWORDS)
         columns["geohash"] = geohash.encode(*(numbers(raw.get(n, [None] * count)) for n in ("latitude", "longitude")))
-        for name in ("duration_seconds", "quality"):
+        for name in NUMBER_COLUMNS:
             columns[name] = numbers(raw.get(name, [None] * count)).astype(np.float32)
         columns["vector"] = vectors(raw.get("vector", [None] * count), self.learnt.vector_width)
         return columns

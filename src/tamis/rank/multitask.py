@@ -82,6 +82,11 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
             if getattr(self, name) < 4 or getattr(self, name) % 4:
                 raise ValueError(f"{name} is {getattr(self, name)}: wanted a multiple of 4")
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the step writes."""
+        return tuple(column_of(head) for head in self.heads)
+
 
 class MultitaskFacts(Config, frozen=True):
     """What goes with the saved net.
@@ -149,7 +154,7 @@ class Multitask:
         logits = self._logits(query, items) if count else {}
         columns: dict[str, NDArray[Any]] = {}
         for head in self.config.heads:
-            name = head if head == PLAY else f"p_{head}"
+            name = column_of(head)
             if head not in logits:
                 columns[name] = np.zeros(count)
             elif head == PLAY:
@@ -194,6 +199,11 @@ class Multitask:
                 if (folder / f"{name}.{head}").is_dir():
                     calibrators[head] = kind.load(folder / f"{name}.{head}")
         return cls(config, facts, calibrators, NetFolder(folder), Session.open(folder / _NET_FILE))
+
+
+def column_of(head: str) -> str:
+    """The column of a head's predictions: seconds of play, else a probability."""
+    return head if head == PLAY else f"p_{head}"
 
 
 def play_seconds(logits: NDArray[Any], limit_seconds: float) -> NDArray[np.float64]:

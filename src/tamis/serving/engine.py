@@ -273,8 +273,18 @@ def _trace(page: Page, explain: bool) -> list[Step] | UnsetType:
     if not explain:
         return UNSET
     return [
-        Step(t.stage, t.step, t.kind, t.rows_in, t.rows_out, round(t.milliseconds, 3), t.status, t.error)
-        for t in page.trace
+        Step(
+            stage=step.stage,
+            step=step.step,
+            kind=step.kind,
+            rows_in=step.rows_in,
+            rows_out=step.rows_out,
+            milliseconds=round(step.milliseconds, 3),
+            status=step.status,
+            error=step.error,
+            relaxed=dict(step.relaxed),
+        )
+        for step in page.trace
     ]
 
 
