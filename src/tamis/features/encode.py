@@ -173,7 +173,8 @@ class Encoder:
         for name in KIND_COLUMNS:
             columns[name] = stable_codes(raw.get(name, [None] * count))
         columns["keywords"] = stable_tags(raw.get("keywords", [None] * count), KEYWORDS)
-        columns["geohash"] = geohash.encode(*(numbers(raw.get(n, [None] * count)) for n in ("latitude", "longitude")))
+        latitude, longitude = (numbers(raw.get(name, [None] * count)) for name in ("latitude", "longitude"))
+        columns["geohash"] = geohash.encode(latitude, longitude)
         for name in NUMBER_COLUMNS:
             columns[name] = numbers(raw.get(name, [None] * count)).astype(np.float32)
         columns["vector"] = vectors(raw.get("vector", [None] * count), self.learnt.vector_width)

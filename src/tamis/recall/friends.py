@@ -61,7 +61,8 @@ class Friends:
             return self.numbers
         asked = item_keys(user_ids)
         place = np.minimum(np.searchsorted(self.keys, asked), len(self.keys) - 1)
-        return self.numbers[place[self.keys[place] == asked]]
+        known: NDArray[np.int64] = self.numbers[place[self.keys[place] == asked]]
+        return known
 
     def save(self, folder: Path) -> None:
         self.table.save(folder)

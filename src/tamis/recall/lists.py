@@ -193,7 +193,8 @@ def goodness(inputs: Inputs, prior: float) -> NDArray[np.float64]:
     if not average:
         return np.ones(items)
     some = shown + prior > 0
-    rate = np.divide(liked + prior * average, shown + prior, out=np.full(items, average), where=some)
+    rate = np.full(items, average)
+    np.divide(liked + prior * average, shown + prior, out=rate, where=some)
     return np.maximum(rate / average, 1e-3)  # an item without interest is poor, not impossible
 
 

@@ -40,6 +40,6 @@ def together(keys: NDArray[np.int64], weights: NDArray[np.float64], most: int = 
     """Distinct keys with the sums of their weights, the heaviest first, at most `most` (0 = all); key 0 is none."""
     there = keys != 0
     distinct, at = np.unique(keys[there], return_inverse=True)
-    sums = np.bincount(at, weights[there], len(distinct))
+    sums = np.bincount(at, weights[there], len(distinct)).astype(np.float64)
     order = np.argsort(-sums, kind="stable")[: most or None]
     return Seeds(distinct[order], sums[order])
