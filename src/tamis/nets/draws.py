@@ -22,7 +22,8 @@ class Draw:
     """A batch of p positives of r requests against u distinct items.
 
     log_frequency: log of the share that each item has in the draws the batch was made by, positives and extra ones.
-    log_times: log of how often it was drawn in this batch; a negative that came twice counts twice.
+    log_times: log of how often it was drawn in this batch; a negative that came twice counts twice; −inf for an item
+    that is there only as somebody's hard negative.
     """
 
     items: NDArray[np.int64]  # [u] distinct, ascending
@@ -31,6 +32,7 @@ class Draw:
     log_frequency: NDArray[np.float32]  # [u]
     log_times: NDArray[np.float32]  # [u]
     known: NDArray[np.bool_]  # [r, u] True: the user saw the item, or it was not there yet: no negative
+    hard: NDArray[np.int64]  # [r, h] columns of the request's hard negatives, −1 = none; never one that is known
 
 
 def acted_rows(samples: Samples, actions: Sequence[str]) -> NDArray[np.bool_]:
@@ -129,6 +131,7 @@ class Drawer:
             log_frequency=np.log(expected / (len(wanted) + self.extra)).astype(np.float32),
             log_times=np.log(times).astype(np.float32),
             known=self._mask(requests, items),
+            hard=np.empty((len(requests), 0), np.int64),
         )
 
     def _mask(self, requests: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:

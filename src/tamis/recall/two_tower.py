@@ -4,21 +4,22 @@
                                                            cosine → FAISS → items
     item codes, numbers that do not change  ─ item tower ──┘
 
-The towers meet only in the cosine. The index lies in the same artifact as the towers that made it, so a user vector
-can never meet item vectors of another training. Items published since go through the item tower once, when they are
-first seen, and are searched beside the index. In training no item is a negative of a request that it was not there for.
+The towers meet only in the cosine; with several `interests` a user has several vectors, and the nearest of them counts.
+The index lies in the same artifact as the towers that made it, so a user vector can never meet item vectors of another
+training. Items published since go through the item tower once, when they are first seen, and are searched beside the
+index. In training no item is a negative of a request that it was not there for.
 (Yi et al., RecSys 2019; Covington et al., RecSys 2016.)
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.config import AtLeastZero, StepConfig
+from tamis.config import AboveZero, AtLeastOne, AtLeastZero, StepConfig
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import query_history
 from tamis.features.inputs import Inputs
@@ -29,7 +30,7 @@ from tamis.nets.folder import NetFolder
 from tamis.nets.item_vectors import FreshVectors, item_vectors
 from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
-from tamis.nets.tower_plan import ContrastPlan, TowerPlan
+from tamis.nets.tower_plan import ContrastPlan, LossPlan, TowerPlan
 from tamis.types import Candidates, Catalog, Query
 
 _LAYOUT_FILE: Final = "layout.json"
@@ -45,8 +46,13 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
     embedding_size: int = 16  # width of one feature's embedding
     user_layers: tuple[int, ...] = (128, 64)  # hidden layers of the user tower
     item_layers: tuple[int, ...] = (64,)  # hidden layers of the item tower
+    interests: AtLeastOne = 1  # vectors that a user gets; an item is as near as the nearest of them says
     pooling: str = "mean"  # of the history; nothing else can be searched for in an index
-    temperature: float = 0.07  # cosines are divided by it in training
+    loss: Literal["listwise", "pointwise", "pairwise_hinge", "pairwise_logistic"] = "listwise"
+    temperature: float = 0.07  # listwise: cosines are divided by it in training
+    margin: AboveZero = 0.2  # pairwise_hinge: a positive's cosine is to be so much larger than a negative's
+    scale: AboveZero = 10.0  # pointwise and pairwise_logistic: cosines are multiplied by it
+    negatives_each: AboveZero = 3.0  # pointwise: what all negatives of a positive weigh, itself being 1
     log_q: float = 1.0  # share of the correction for popularity: 1 weighs the catalogue evenly, 0 punishes the popular
     extra_negatives: int = 512  # items drawn for each batch besides its own
     extra_exponent: float = 0.75  # … with probability ∝ (positives + 1) ^ this
@@ -72,7 +78,7 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
     def plan(self) -> ContrastPlan:
         """The same as values for the nets. Raises ConfigError for towers that cannot be."""
         towers, training = plan_of(TowerPlan, self), plan_of(TrainingPlan, self)
-        return plan_of(ContrastPlan, self, towers=towers, training=training)
+        return plan_of(ContrastPlan, self, towers=towers, training=training, loss=plan_of(LossPlan, self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +108,19 @@ class TwoTower:
 
     def recall(self, query: Query) -> Candidates:
         """The items of largest cosine, best first, with column `similarity`; also for a user without id or history."""
-        ids, scores = self._searched(query.catalog).search(
-            self.user_vector(query), self.config.limit or len(query.catalog)
-        )
-        there = (ids[0] >= 0) & (ids[0] < len(query.catalog))
-        return Candidates(ids[0, there], {"similarity": scores[0, there]})
+        wanted = self.config.limit or len(query.catalog)
+        ids, scores = best_of_all(*self._searched(query.catalog).search(self.user_vectors(query), wanted))
+        there = (ids >= 0) & (ids < len(query.catalog))
+        return Candidates(ids[there][:wanted], {"similarity": scores[there][:wanted]})
 
-    def user_vector(self, query: Query) -> NDArray[np.float32]:
-        """[1, d] of length 1: what the user tower makes of the query."""
-        return self.user_tower.run(
+    def user_vectors(self, query: Query) -> NDArray[np.float32]:
+        """[interests, d], each of length 1: what the user tower makes of the query."""
+        run = self.user_tower.run(
             user_codes=query.features.codes,
             user_dense=query.features.dense,
             history_codes=query_history(self.layout, query)[None],
-        )["vector"]
+        )
+        return run["vector"].reshape(-1, self.index.width)
 
     def similar(
         self, item: int, size: int, catalog: Catalog | None = None
@@ -154,6 +160,20 @@ class TwoTower:
         return cls(config, layout, NetFolder(folder), user_tower, index, FreshVectors(item_tower, len(index.main)))
 
 
+def best_of_all(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(ids, scores) of the answers [b, k] to several queries in one list, each id once with its largest score.
+
+    Best first, ties by lower id; an answer to one query stays as it is.
+    """
+    if len(ids) == 1:
+        return ids[0], scores[0]
+    flat, score = ids.ravel(), scores.ravel()
+    order = np.lexsort((flat, -score))
+    _, first = np.unique(flat[order], return_index=True)
+    chosen = order[np.sort(first)]
+    return flat[chosen], score[chosen]
+
+
 def _open(folder: Path) -> tuple[Session, Session]:
     return Session.open(folder / "user.onnx"), Session.open(folder / "item.onnx")
 
@@ -164,4 +184,5 @@ def _last_users(inputs: Inputs, user_tower: Session) -> NDArray[np.float32] | No
         return None
     batch = inputs.batch(inputs.train, np.argsort(inputs.train.time, kind="stable")[-_TUNING_QUERIES:])
     run = user_tower.run(user_codes=batch.user_codes, user_dense=batch.user_dense, history_codes=batch.history_codes)
-    return run["vector"]
+    vectors = run["vector"]
+    return vectors.reshape(-1, vectors.shape[-1])

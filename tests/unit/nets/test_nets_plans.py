@@ -18,7 +18,8 @@ SHAPE: dict[str, Any] = {"embedding_size": 8, "user_layers": (9, 7), "item_layer
 def flat(plan: ContrastPlan | LightPlan) -> dict[str, Any]:
     """All values of a plan of towers by name."""
     whole = asdict(plan)
-    return {**whole.pop("towers"), **whole.pop("training"), **whole}
+    loss = whole.pop("loss") if isinstance(plan, ContrastPlan) else {}
+    return {**whole.pop("towers"), **whole.pop("training"), **loss, **whole}
 
 
 @pytest.mark.parametrize(
