@@ -11,6 +11,7 @@ from tamis.data.dataset import Events
 from tamis.data.negatives import there_since
 from tamis.data.samples import Samples
 from tamis.features.batch import NetBatch
+from tamis.features.earlier import Earlier
 from tamis.features.encode import Encoder, history_codes, with_ages
 from tamis.features.layout import Layout
 from tamis.features.statistics import Statistics, refresh_time
@@ -36,6 +37,7 @@ class Inputs:
     events: all events before `until`, sorted by time.   until: training ends here; nothing at or after it may be used.
     train, valid: impressions with labels before `until`; `valid` is the last part of them by time.
     interest_actions: the actions that make up the interest score, one point each.
+    earlier: what the last full training left for the part at hand; None at the first one.
     """
 
     encoder: Encoder
@@ -49,6 +51,7 @@ class Inputs:
     item_statistics: Statistics
     interest_actions: tuple[str, ...] = ("click", "like", "collect", "share")
     progress: Progress = silent
+    earlier: Earlier | None = None
     _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
 
     @property

@@ -2,9 +2,11 @@
 
 A user with several vectors scores an item by the nearest of them, in training as in serving: a positive teaches the
 vector that is nearest to it, and a negative pushes away the vector that came too near. (Cen et al., KDD 2020.)
-What a positive costs is in `losses`, how much an item weighs as a negative in `negatives`, who may be one in `draws`.
+What a positive costs is in `losses`, how much an item weighs as a negative in `negatives`, who may be one in `draws`,
+the second task of the item tower in `self_supervised`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +17,15 @@ from torch import Tensor
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import tensor
 from tamis.nets.draws import Drawer, acted_rows
+from tamis.nets.hard import HardDraws
 from tamis.nets.judge import RecallJudge
 from tamis.nets.loop import Problem, Report, train
 from tamis.nets.losses import Cosines, mean_loss
 from tamis.nets.negatives import log_weights
+from tamis.nets.self_supervised import ViewMaker, view_loss
 from tamis.nets.tower import IdHider, Towers, export_towers, numbers_of
 from tamis.nets.tower_plan import ContrastPlan, without_judge
+from tamis.nets.weights import begin_with
 
 
 class ContrastBatch(NamedTuple):
@@ -35,11 +40,25 @@ class ContrastBatch(NamedTuple):
     column_of: Tensor  # [p]
     log_weight: Tensor  # [r, u] see negatives.log_weights
     correction: Tensor  # [p] see losses.Cosines
+    views: Tensor | None  # [2m, ·] see self_supervised.ViewMaker; None without that task
 
 
 def fit_two_towers(inputs: Inputs, plan: ContrastPlan, seed: int, folder: Path) -> Report:
-    """Trains both towers on the positives of `inputs.train` and writes user.onnx and item.onnx into `folder`."""
+    """Trains both towers on the positives of `inputs.train` and writes user.onnx and item.onnx into `folder`.
+
+    Where they begin with the weights of an earlier training, they see the new rows once: more would be learnt by heart.
+    """
     towers = Towers(inputs.layout, plan.towers, numbers_of(inputs), seed)
+    if inputs.earlier and inputs.earlier.begin:
+        begin_with(towers, inputs.earlier, inputs.encoder)
+        plan = replace(plan, training=replace(plan.training, epochs=1))
+    report = learn(towers, inputs, plan, seed)
+    export_towers(towers, inputs.layout, folder)
+    return report
+
+
+def learn(towers: Towers, inputs: Inputs, plan: ContrastPlan, seed: int) -> Report:
+    """Trains the towers as they are; those of the best epoch are left."""
     drawer = Drawer(
         inputs.train,
         acted_rows(inputs.train, plan.positives),
@@ -57,9 +76,7 @@ def fit_two_towers(inputs: Inputs, plan: ContrastPlan, seed: int, folder: Path) 
         name="two towers",
         progress=inputs.progress,
     )
-    report = train(towers, problem, without_judge(plan.training, len(judge.requests)), seed)
-    export_towers(towers, inputs.layout, folder)
-    return report
+    return train(towers, problem, without_judge(plan.training, len(judge.requests)), seed)
 
 
 def batch_loss(towers: Towers, batch: ContrastBatch, plan: ContrastPlan) -> Tensor:
@@ -72,8 +89,10 @@ def batch_loss(towers: Towers, batch: ContrastBatch, plan: ContrastPlan) -> Tens
     else:
         positive = (users[batch.request_of] * own[:, None]).sum(2).amax(1)
         negative = negative.amax(1)
-    cosines = Cosines(positive, negative, batch.log_weight, batch.request_of, batch.correction)
-    return mean_loss(cosines, plan.loss)
+    loss = mean_loss(Cosines(positive, negative, batch.log_weight, batch.request_of, batch.correction), plan.loss)
+    if batch.views is None:
+        return loss
+    return loss + plan.views.weight * view_loss(towers, batch.views, plan.views.temperature)
 
 
 class BatchMaker:
@@ -82,10 +101,14 @@ class BatchMaker:
     def __init__(self, inputs: Inputs, drawer: Drawer, plan: ContrastPlan, seed: int) -> None:
         self.inputs, self.drawer, self.plan = inputs, drawer, plan
         self.ids = IdHider(inputs, plan.training.unknown_share, seed)
+        hard = inputs.earlier.dropped() if plan.hard_share and inputs.earlier else None
+        self.hard = HardDraws(hard, plan.hard_negatives, seed) if hard else None
+        self.views = ViewMaker(inputs, plan.views, seed) if plan.views.weight else None
 
     def batch(self, requests: NDArray[np.int64]) -> ContrastBatch:
         """All positives of these requests."""
-        draw = self.drawer.draw(requests)
+        users = self.inputs.train.user[requests]
+        draw = self.drawer.draw(requests, self.hard.draw(users) if self.hard else None)
         sides = self.inputs.batch(self.inputs.train, requests)
         items = self.inputs.catalog.features(draw.items)
         self.ids.hide(sides.user_codes, items.codes)
@@ -97,6 +120,7 @@ class BatchMaker:
             tensor(items.dense),
             tensor(draw.request_of),
             tensor(draw.column_of),
-            tensor(log_weights(draw, self.plan.log_q)),
+            tensor(log_weights(draw, self.plan.log_q, self.plan.hard_share)),
             tensor(-self.plan.log_q * draw.log_frequency[draw.column_of]),
+            self.views.batch() if self.views else None,
         )

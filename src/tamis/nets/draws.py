@@ -114,24 +114,31 @@ class Drawer:
         """[r] positives of each request."""
         return np.diff(self.starts)
 
-    def draw(self, requests: NDArray[np.int64]) -> Draw:
-        """The batch of all positives of these requests."""
+    def draw(self, requests: NDArray[np.int64], hard: NDArray[np.int64] | None = None) -> Draw:
+        """The batch of all positives of these requests. hard: [r, h] items of their own, −1 = none."""
+        hard = np.empty((len(requests), 0), np.int64) if hard is None else hard
         counts = self.per_request[requests]
         request_of = np.repeat(np.arange(len(requests)), counts)
         at = np.arange(len(request_of)) - np.repeat(np.cumsum(counts) - counts, counts)
         wanted = self.samples.item[self.rows[np.repeat(self.starts[requests], counts) + at]].astype(np.int64)
         drawn = np.searchsorted(self._cumulative, self._random.random(self.extra), "right")
         drawn = self._there[np.minimum(drawn, len(self._there) - 1)]  # rounding may leave the last sum a hair under 1
-        items, place, times = np.unique(np.concatenate([wanted, drawn]), return_inverse=True, return_counts=True)
+        easy = len(wanted) + self.extra
+        items, place = np.unique(np.concatenate([wanted, drawn, hard[hard >= 0]]), return_inverse=True)
+        times = np.bincount(place[:easy], minlength=len(items))
+        columns = np.full(hard.shape, -1, np.int64)
+        columns[hard >= 0] = place[easy:]
+        known = self._mask(requests, items)
+        columns[known[np.arange(len(requests))[:, None], columns] & (columns >= 0)] = -1
         expected = len(wanted) * self._positive_share[items] + self.extra * self._extra_share[items]
         return Draw(
             items=items,
             request_of=request_of,
             column_of=place[: len(wanted)],
-            log_frequency=np.log(expected / (len(wanted) + self.extra)).astype(np.float32),
-            log_times=np.log(times).astype(np.float32),
-            known=self._mask(requests, items),
-            hard=np.empty((len(requests), 0), np.int64),
+            log_frequency=np.log(np.maximum(expected / max(1, easy), 1e-30)).astype(np.float32),
+            log_times=np.where(times > 0, np.log(np.maximum(times, 1)), -np.inf).astype(np.float32),
+            known=known,
+            hard=columns,
         )
 
     def _mask(self, requests: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -154,9 +161,10 @@ class _Pairs:
         past = timeline.time < end  # what came later must not shape the training
         shown = np.repeat(samples.user, np.diff(samples.first)).astype(np.int64) * items + samples.item
         done = owner[past] * items + timeline.item[past]
-        pairs = np.sort(np.concatenate([shown, done]))  # np.unique hashes, which is slow for such keys
+        before = samples.before[0].astype(np.int64) * items + samples.before[1]
+        pairs = np.sort(np.concatenate([shown, done, before]))  # np.unique hashes, which is slow for such keys
         pairs = pairs[np.diff(pairs, prepend=-1) != 0]
-        users = max(int(samples.user.max(initial=-1)) + 1, len(timeline.starts) - 1)
+        users = max(int(samples.user.max(initial=-1)) + 1, len(timeline.starts) - 1)  # `before` has no others
         self._item = pairs % max(1, items)
         self._starts = np.searchsorted(pairs, np.arange(users + 1) * items)
 

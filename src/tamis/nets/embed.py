@@ -20,6 +20,8 @@ class Table(nn.Module):
     `forward` gathers outside of autograd: its result is a leaf that asks for a gradient, and the (codes, leaf) pair is
     kept in `taken`. After `backward`, `optimizer.Optimizer.step` sums the leaves' gradients by code and moves only
     those rows. The table's own `weight` therefore never holds a gradient.
+
+    moving: [rows] True for the rows that may move; None = all.
     """
 
     def __init__(self, rows: int, size: int, generator: torch.Generator, spread: float = INITIAL_SPREAD) -> None:
@@ -28,6 +30,7 @@ class Table(nn.Module):
         weight.normal_(0.0, spread, generator=generator)
         weight[0] = 0.0
         self.weight = nn.Parameter(weight, requires_grad=False)
+        self.moving: NDArray[np.bool_] | None = None
         self.taken: list[tuple[NDArray[np.int32], NDArray[np.int64], Tensor]] = []
 
     @property

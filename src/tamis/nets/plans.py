@@ -25,6 +25,7 @@ class TrainingPlan:
     patience: epochs without a better validation score before stopping; 0 = never stop early, keep the last.
     unknown_share: share of rows that are trained with the id taken away, so that new users and items are understood.
     threads: of torch.   prefetch: gather the next batch while this one is computed.
+    in_order: requests as they come, not shuffled anew for each epoch.
     """
 
     epochs: int = 1
@@ -37,6 +38,7 @@ class TrainingPlan:
     unknown_share: float = 0.0
     threads: int = 2
     prefetch: bool = True
+    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,22 +50,43 @@ class LossPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ViewsPlan:
+    """The self-supervised task of the item tower; see `nets.self_supervised` and `nets.views`.
+
+    weight: of its loss beside that of the positives; 0 = no such task.   items: drawn evenly for each step.
+    mask: what a view hides.   share: of the fields hidden (random), or of a list's values dropped (dropout).
+    temperature: its cosines are divided by it.
+    """
+
+    weight: float = 0.0
+    mask: Literal["random", "dropout", "complementary", "correlated"] = "correlated"
+    share: float = 0.5
+    items: int = 256
+    temperature: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
 class ContrastPlan:
     """How two towers are trained for recall.
 
     positives: actions that make a row a positive.
     log_q: share β of the correction −β·log p of sampling frequency; 1 = weigh the catalogue evenly, 0 = none.
     extra_negatives: items drawn for each batch besides its own, with probability ∝ (count + 1) ^ extra_exponent.
+    hard_negatives: of each request, drawn from what an earlier funnel found for its user and cut.
+    hard_share: of the weight of all negatives of a request that has hard ones; 0 = none are drawn.
     judge_k, judge_requests: after each epoch recall@judge_k of about so many validation requests is measured.
     """
 
     towers: TowerPlan
     training: TrainingPlan
     loss: LossPlan
+    views: ViewsPlan
     positives: tuple[str, ...]
     log_q: float
     extra_negatives: int
     extra_exponent: float
+    hard_share: float = 0.0
+    hard_negatives: int = 4
     judge_k: int = 100
     judge_requests: int = 2000
 

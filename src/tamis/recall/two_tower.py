@@ -11,15 +11,16 @@ index. In training no item is a negative of a request that it was not there for.
 (Yi et al., RecSys 2019; Covington et al., RecSys 2016.)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from tamis.config import AboveZero, AtLeastOne, AtLeastZero, StepConfig
+from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, NotNegative, Share, StepConfig
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import query_history
 from tamis.features.inputs import Inputs
@@ -30,11 +31,21 @@ from tamis.nets.folder import NetFolder
 from tamis.nets.item_vectors import FreshVectors, item_vectors
 from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
-from tamis.nets.tower_plan import ContrastPlan, LossPlan, TowerPlan
+from tamis.nets.tower_plan import ContrastPlan, LossPlan, TowerPlan, ViewsPlan
 from tamis.types import Candidates, Catalog, Query
 
 _LAYOUT_FILE: Final = "layout.json"
 _TUNING_QUERIES: Final = 200
+
+
+class SelfSupervisedConfig(Config, frozen=True):
+    """A second task of the item tower, for items with few positives; see `nets.self_supervised`."""
+
+    weight: NotNegative = 0.0  # of its loss beside that of the positives; 0 = no such task
+    mask: Literal["random", "dropout", "complementary", "correlated"] = "correlated"
+    share: Share = 0.5  # of the fields hidden (random), or of a list's values dropped (dropout)
+    items: AtLeastOne = 256  # drawn evenly from the catalogue for each step
+    temperature: AboveZero = 0.1  # its cosines are divided by it
 
 
 class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
@@ -56,6 +67,9 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
     log_q: float = 1.0  # share of the correction for popularity: 1 weighs the catalogue evenly, 0 punishes the popular
     extra_negatives: int = 512  # items drawn for each batch besides its own
     extra_exponent: float = 0.75  # … with probability ∝ (positives + 1) ^ this
+    hard_share: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # of the weight of a request's negatives; 0 = no hard ones
+    hard_negatives: AtLeastOne = 4  # of each request: what the last bundle's funnel found for the user and cut
+    self_supervised: SelfSupervisedConfig = SelfSupervisedConfig()  # a second task, for items with few positives
     unknown_share: float = 0.1  # share of rows trained without their id, for users and items that are new
     epochs: int = 10  # most passes over the positives
     patience: int = 2  # epochs without a better validation recall before stopping
@@ -78,7 +92,8 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
     def plan(self) -> ContrastPlan:
         """The same as values for the nets. Raises ConfigError for towers that cannot be."""
         towers, training = plan_of(TowerPlan, self), plan_of(TrainingPlan, self)
-        return plan_of(ContrastPlan, self, towers=towers, training=training, loss=plan_of(LossPlan, self))
+        loss, views = plan_of(LossPlan, self), plan_of(ViewsPlan, self.self_supervised)
+        return plan_of(ContrastPlan, self, towers=towers, training=training, loss=loss, views=views)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +120,15 @@ class TwoTower:
         wanted = config.limit or len(vectors)
         index = Vectors.build(vectors, config.index, wanted, _last_users(inputs, user_tower), seed)
         return cls(config, inputs.layout, nets, user_tower, index, FreshVectors(item_tower, len(vectors)))
+
+    def update(self, inputs: Inputs, seed: int) -> Self:
+        """The part after incremental training on `inputs.train`: only the embeddings of user ids have moved.
+
+        Index and item vectors are the same. Raises ConfigError when no user feature is an id.
+        """
+        nets = NetFolder.temporary()
+        nets_module("increment").move_user_ids(inputs, self.config.plan(), seed, (self.nets.path, nets.path))
+        return replace(self, nets=nets, user_tower=_open(nets.path)[0])
 
     def recall(self, query: Query) -> Candidates:
         """The items of largest cosine, best first, with column `similarity`; also for a user without id or history."""

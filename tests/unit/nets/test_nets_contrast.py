@@ -13,7 +13,7 @@ from tamis.nets.judge import RecallJudge
 from tamis.nets.negatives import NONE
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.tower import IdHider, Towers, id_fields, numbers_of
-from tamis.nets.tower_plan import ContrastPlan, LossPlan, TowerPlan
+from tamis.nets.tower_plan import ContrastPlan, LossPlan, TowerPlan, ViewsPlan
 from tamis.types import Catalog
 
 
@@ -22,6 +22,7 @@ def plan_of(**changes) -> ContrastPlan:
         "towers": TowerPlan(embedding_size=4, user_layers=(8,), item_layers=(8,), vector_size=4),
         "training": TrainingPlan(threads=1),
         "loss": LossPlan(temperature=0.2),
+        "views": ViewsPlan(),
         "positives": ("click",),
         "log_q": 1.0,
         "extra_negatives": 10,

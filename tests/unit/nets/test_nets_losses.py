@@ -48,6 +48,22 @@ def test_the_list_is_the_cross_entropy() -> None:  # T-8.2
         assert loss_of([0.3] * (n + 1)) == pytest.approx(math.log(1 + n), abs=1e-6)
 
 
+def test_the_slope_of_the_list_is_that_of_autograd() -> None:
+    random = torch.Generator().manual_seed(1)
+    negative = torch.randn(3, 5, generator=random, dtype=torch.float64).requires_grad_()
+    positive = torch.randn(4, generator=random, dtype=torch.float64).requires_grad_()
+    log_weight = torch.randn(3, 5, generator=random, dtype=torch.float64)
+    log_weight[0, :4] = log_weight[2] = NONE
+    request_of, correction = torch.tensor([0, 1, 1, 2]), torch.randn(4, generator=random, dtype=torch.float64)
+
+    def loss(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+        return mean_loss(Cosines(positive, negative, log_weight, request_of, correction), LossPlan(temperature=0.3))
+
+    assert torch.autograd.gradcheck(loss, (positive, negative))
+    plain = torch.logsumexp(negative / 0.3 + log_weight, 1)[request_of] - positive / 0.3 - correction
+    assert loss(positive, negative).item() == pytest.approx(torch.nn.functional.softplus(plain).mean().item())
+
+
 def test_the_triplets_are_those_of_the_formulas() -> None:  # T-8.1
     for cosines, wanted in (([0.8, 0.3], 0.0), ([0.4, 0.3], 0.1)):
         assert loss_of(cosines, loss="pairwise_hinge", margin=0.2) == pytest.approx(wanted, abs=1e-6)
