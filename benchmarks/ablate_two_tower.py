@@ -8,9 +8,10 @@ by the served vectors, without what the user had done or been shown; recall@100 
 that are found. head: the items that half of the training positives are of; tail: all others. Mean and, with several
 seeds, the standard deviation over them.
 
-groups: losses, log_q, interests, masks (of the self-supervised task), weights (of it), hard (negatives that the funnel
-of a bundle trained a day earlier cut; it is trained first, all parts of it) and warm (one pass over the last day that
-begins with that bundle, against the same pass alone and against all days).
+groups: losses, log_q, interests, objectives (one vector of the user's for each kind of action), masks (of the
+self-supervised task), weights (of it), hard (negatives that the funnel of a bundle trained a day earlier cut; it is
+trained first, all parts of it) and warm (one pass over the last day that begins with that bundle, against the same pass
+alone and against all days).
 """
 
 import argparse
@@ -42,6 +43,7 @@ from tamis.train import since, train
 
 Change = dict[str, Any]
 K, MOST = 100, 4000
+FOUR = ("click", "like", "collect", "share")
 
 
 def masked(mask: str, weight: float = 0.1) -> Change:
@@ -63,6 +65,11 @@ GROUPS: dict[str, dict[str, Change]] = {
         "logQ 0, batch alone": {"extra_negatives": 0, "log_q": 0.0},
     },
     "interests": {f"{count} interests": {"interests": count} for count in (1, 2, 4)},
+    "objectives": {
+        "one for clicks": {},
+        "one for all four": {"positives": FOUR},
+        "four objectives": {"positives": FOUR, "objectives": True},
+    },
     "masks": {"none": {}} | {mask: masked(mask) for mask in ("random", "dropout", "complementary", "correlated")},
     "weights": {f"weight {weight}": masked("correlated", weight) for weight in (0.0, 0.03, 0.1, 0.3, 1.0)},
     "hard": {f"hard share {share}": {"hard_share": share} for share in (0.0, 0.01, 0.1, 0.5)},

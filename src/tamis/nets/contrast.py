@@ -1,7 +1,8 @@
 """Training two towers for recall: each positive against the items of its batch.
 
 A user with several vectors scores an item by the nearest of them, in training as in serving: a positive teaches the
-vector that is nearest to it, and a negative pushes away the vector that came too near. (Cen et al., KDD 2020.)
+vector that is nearest to it, and a negative pushes away the vector that came too near. (Cen et al., KDD 2020.) Or each
+kind of action is an objective with a vector of its own, which only positives of that kind teach.
 What a positive costs is in `losses`, how much an item weighs as a negative in `negatives`, who may be one in `draws`,
 the second task of the item tower in `self_supervised`.
 """
@@ -14,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tamis.data.samples import Samples
+from tamis.errors import ConfigError
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import tensor
-from tamis.nets.draws import Drawer, acted_rows
+from tamis.nets.draws import Draw, Drawer, acted_rows
 from tamis.nets.hard import HardDraws
 from tamis.nets.judge import RecallJudge
 from tamis.nets.loop import Problem, Report, train
@@ -36,7 +39,7 @@ class ContrastBatch(NamedTuple):
     history_codes: Tensor
     item_codes: Tensor  # [u, ·] of the distinct items
     item_dense: Tensor
-    request_of: Tensor  # [p] see draws.Draw
+    request_of: Tensor  # [p] see draws.Draw; with objectives the row of the user's vector, request · objectives + kind
     column_of: Tensor  # [p]
     log_weight: Tensor  # [r, u] see negatives.log_weights
     correction: Tensor  # [p] see losses.Cosines
@@ -47,11 +50,14 @@ def fit_two_towers(inputs: Inputs, plan: ContrastPlan, seed: int, folder: Path) 
     """Trains both towers on the positives of `inputs.train` and writes user.onnx and item.onnx into `folder`.
 
     Where they begin with the weights of an earlier training, they see the new rows once: more would be learnt by heart.
+    Raises ConfigError when the rows have none of the positives, or not each of them and they are objectives.
     """
     towers = Towers(inputs.layout, plan.towers, numbers_of(inputs), seed)
     if inputs.earlier and inputs.earlier.begin:
         begin_with(towers, inputs.earlier, inputs.encoder)
         plan = replace(plan, training=replace(plan.training, epochs=1))
+    elif plan.objectives:
+        _check_objectives(inputs.train, plan.positives)
     report = learn(towers, inputs, plan, seed)
     export_towers(towers, inputs.layout, folder)
     return report
@@ -83,13 +89,16 @@ def batch_loss(towers: Towers, batch: ContrastBatch, plan: ContrastPlan) -> Tens
     """The mean loss of the batch's positives."""
     users = towers.users(batch.user_codes, batch.user_dense, batch.history_codes)
     items = towers.items(batch.item_codes, batch.item_dense)
+    log_weight = batch.log_weight
+    if plan.objectives and users.dim() == 3:
+        log_weight, users = log_weight.repeat_interleave(users.shape[1], 0), users.flatten(0, 1)
     own, negative = items[batch.column_of], users @ items.T
     if users.dim() == 2:
         positive = (users[batch.request_of] * own).sum(1)
     else:
         positive = (users[batch.request_of] * own[:, None]).sum(2).amax(1)
         negative = negative.amax(1)
-    loss = mean_loss(Cosines(positive, negative, batch.log_weight, batch.request_of, batch.correction), plan.loss)
+    loss = mean_loss(Cosines(positive, negative, log_weight, batch.request_of, batch.correction), plan.loss)
     if batch.views is None:
         return loss
     return loss + plan.views.weight * view_loss(towers, batch.views, plan.views.temperature)
@@ -100,6 +109,7 @@ class BatchMaker:
 
     def __init__(self, inputs: Inputs, drawer: Drawer, plan: ContrastPlan, seed: int) -> None:
         self.inputs, self.drawer, self.plan = inputs, drawer, plan
+        self.kinds = _kinds(inputs.train, plan.positives) if plan.objectives else np.empty((0, 0), np.bool_)
         self.ids = IdHider(inputs, plan.training.unknown_share, seed)
         hard = inputs.earlier.dropped() if plan.hard_share and inputs.earlier else None
         self.hard = HardDraws(hard, plan.hard_negatives, seed) if hard else None
@@ -112,15 +122,35 @@ class BatchMaker:
         sides = self.inputs.batch(self.inputs.train, requests)
         items = self.inputs.catalog.features(draw.items)
         self.ids.hide(sides.user_codes, items.codes)
+        request_of, positive = self._taught(draw)
         return ContrastBatch(
             tensor(sides.user_codes),
             tensor(sides.user_dense),
             tensor(sides.history_codes),
             tensor(items.codes),
             tensor(items.dense),
-            tensor(draw.request_of),
-            tensor(draw.column_of),
+            tensor(request_of),
+            tensor(draw.column_of[positive]),
             tensor(log_weights(draw, self.plan.log_q, self.plan.hard_share)),
-            tensor(-self.plan.log_q * draw.log_frequency[draw.column_of]),
+            tensor(-self.plan.log_q * draw.log_frequency[draw.column_of[positive]]),
             self.views.batch() if self.views else None,
         )
+
+    def _taught(self, draw: Draw) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(row of the user's vector that is taught, which positive of the draw it is taught by), pair by pair."""
+        if not self.plan.objectives:
+            return draw.request_of, np.arange(len(draw.request_of))
+        positive, kind = np.nonzero(self.kinds[draw.row])
+        return draw.request_of[positive] * self.kinds.shape[1] + kind, positive
+
+
+def _kinds(samples: Samples, actions: tuple[str, ...]) -> NDArray[np.bool_]:
+    """[n, actions] True where the row carries the action."""
+    return np.stack([samples.labels.get(name, np.zeros(len(samples.item))) > 0 for name in actions], 1)
+
+
+def _check_objectives(samples: Samples, actions: tuple[str, ...]) -> None:
+    """Raises ConfigError for an action that no row carries: a vector that nothing teaches would be searched for."""
+    done = _kinds(samples, actions).any(axis=0)
+    if len(samples.item) and (never := [name for name, some in zip(actions, done, strict=True) if not some]):
+        raise ConfigError(f"objectives: nobody did {never} in the training rows; leave it out of positives")

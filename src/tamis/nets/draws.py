@@ -27,6 +27,7 @@ class Draw:
     """
 
     items: NDArray[np.int64]  # [u] distinct, ascending
+    row: NDArray[np.int64]  # [p] of each positive in the samples
     request_of: NDArray[np.int64]  # [p] position of each positive's request in the batch
     column_of: NDArray[np.int64]  # [p] position of each positive's item in `items`
     log_frequency: NDArray[np.float32]  # [u]
@@ -120,7 +121,8 @@ class Drawer:
         counts = self.per_request[requests]
         request_of = np.repeat(np.arange(len(requests)), counts)
         at = np.arange(len(request_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-        wanted = self.samples.item[self.rows[np.repeat(self.starts[requests], counts) + at]].astype(np.int64)
+        row = self.rows[np.repeat(self.starts[requests], counts) + at]
+        wanted = self.samples.item[row].astype(np.int64)
         drawn = np.searchsorted(self._cumulative, self._random.random(self.extra), "right")
         drawn = self._there[np.minimum(drawn, len(self._there) - 1)]  # rounding may leave the last sum a hair under 1
         easy = len(wanted) + self.extra
@@ -133,6 +135,7 @@ class Drawer:
         expected = len(wanted) * self._positive_share[items] + self.extra * self._extra_share[items]
         return Draw(
             items=items,
+            row=row,
             request_of=request_of,
             column_of=place[: len(wanted)],
             log_frequency=np.log(np.maximum(expected / max(1, easy), 1e-30)).astype(np.float32),

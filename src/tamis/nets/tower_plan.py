@@ -69,7 +69,7 @@ class ViewsPlan:
 class ContrastPlan:
     """How two towers are trained for recall.
 
-    positives: actions that make a row a positive.
+    positives: actions that make a row a positive.   objectives: each of them teaches a vector of the user's of its own.
     log_q: share β of the correction −β·log p of sampling frequency; 1 = weigh the catalogue evenly, 0 = none.
     extra_negatives: items drawn for each batch besides its own, with probability ∝ (count + 1) ^ extra_exponent.
     hard_negatives: of each request, drawn from what an earlier funnel found for its user and cut.
@@ -82,6 +82,7 @@ class ContrastPlan:
     loss: LossPlan
     views: ViewsPlan
     positives: tuple[str, ...]
+    objectives: bool
     log_q: float
     extra_negatives: int
     extra_exponent: float

@@ -53,6 +53,7 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
 
     limit: AtLeastZero = 300  # items per request
     positives: tuple[str, ...] = ("click",)  # actions that make a shown item a positive
+    objectives: bool = False  # each action of `positives` has a vector of the user's of its own, which it alone teaches
     vector_size: int = 32  # width of the vectors that meet
     embedding_size: int = 16  # width of one feature's embedding
     user_layers: tuple[int, ...] = (128, 64)  # hidden layers of the user tower
@@ -91,7 +92,10 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
 
     def plan(self) -> ContrastPlan:
         """The same as values for the nets. Raises ConfigError for towers that cannot be."""
-        towers, training = plan_of(TowerPlan, self), plan_of(TrainingPlan, self)
+        if self.objectives and self.interests > 1:
+            raise ConfigError("interests: with objectives a user has one vector for each, leave it at 1")
+        count = len(self.positives) if self.objectives else self.interests
+        towers, training = plan_of(TowerPlan, self, interests=count), plan_of(TrainingPlan, self)
         loss, views = plan_of(LossPlan, self), plan_of(ViewsPlan, self.self_supervised)
         return plan_of(ContrastPlan, self, towers=towers, training=training, loss=loss, views=views)
 

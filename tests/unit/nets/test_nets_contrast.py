@@ -7,7 +7,8 @@ import pytest
 import torch
 from toy_world import Toy, part_of
 
-from tamis.nets.contrast import BatchMaker, batch_loss, fit_two_towers
+from tamis.errors import ConfigError
+from tamis.nets.contrast import BatchMaker, ContrastBatch, batch_loss, fit_two_towers
 from tamis.nets.draws import Drawer, acted_rows
 from tamis.nets.judge import RecallJudge
 from tamis.nets.negatives import NONE
@@ -24,6 +25,7 @@ def plan_of(**changes) -> ContrastPlan:
         "loss": LossPlan(temperature=0.2),
         "views": ViewsPlan(),
         "positives": ("click",),
+        "objectives": False,
         "log_q": 1.0,
         "extra_negatives": 10,
         "extra_exponent": 0.75,
@@ -111,3 +113,43 @@ def test_without_validation_rows_all_epochs_are_trained(toy: Toy, tmp_path: Path
     inputs = toy.inputs.with_samples(toy.inputs.train, part_of(toy.inputs.train, 0, 0))
     plan = plan_of(training=TrainingPlan(threads=1, epochs=4, patience=1, batch_size=512))
     assert len(fit_two_towers(inputs, plan, 1, tmp_path).scores) == 4
+
+
+def test_an_objective_is_taught_by_its_own_positives_alone(toy: Toy) -> None:  # 08-02, test 3
+    plan = plan_of(positives=("click", "like"), objectives=True)
+    plan = replace(plan, towers=replace(plan.towers, interests=2))
+    towers = Towers(toy.inputs.layout, plan.towers, numbers_of(toy.inputs), 1)
+    samples = toy.inputs.train
+
+    def made(each: ContrastPlan) -> ContrastBatch:
+        drawer = Drawer(samples, acted_rows(samples, each.positives), toy.inputs.since, (10, 0.75), 1)
+        return BatchMaker(toy.inputs, drawer, each, 1).batch(np.arange(60))
+
+    batch = made(plan)
+    rows = slice(0, int(samples.first[60]))
+    counts = [int(samples.labels[name][rows].sum()) for name in plan.positives]
+    assert np.bincount(batch.request_of.numpy() % 2).tolist() == counts
+    likes = batch.request_of % 2 == 1
+    alone = batch._replace(
+        request_of=batch.request_of[likes], column_of=batch.column_of[likes], correction=batch.correction[likes]
+    )
+    batch_loss(towers.train(), alone, plan).backward()
+    slopes = towers.user.layers[-1].weight.grad.abs().sum(1).reshape(2, -1).sum(1)
+    assert slopes[0] == 0
+    assert slopes[1] > 0
+    towers.table.taken.clear()
+
+
+def test_one_objective_is_the_plain_model(toy: Toy, tmp_path: Path) -> None:
+    for name, objectives in (("plain", False), ("one", True)):
+        (tmp_path / name).mkdir()
+        plan = plan_of(objectives=objectives, training=TrainingPlan(threads=1, epochs=1, batch_size=512))
+        fit_two_towers(toy.inputs, plan, 1, tmp_path / name)
+    for file in (tmp_path / "plain").iterdir():
+        assert file.read_bytes() == (tmp_path / "one" / file.name).read_bytes(), file.name
+
+
+def test_an_objective_that_nobody_meets_is_refused(toy: Toy, tmp_path: Path) -> None:
+    plan = plan_of(positives=("click", "share"), objectives=True)
+    with pytest.raises(ConfigError, match=r"nobody did \['share'\]"):
+        fit_two_towers(toy.inputs, replace(plan, towers=replace(plan.towers, interests=2)), 1, tmp_path)

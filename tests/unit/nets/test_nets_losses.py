@@ -30,6 +30,7 @@ def corrected(cosines: list[float], shares: list[float], log_q: float = 1.0) -> 
     """The loss of a list whose items have these shares of all draws, the first being the positive."""
     draw = Draw(
         items=np.arange(len(cosines)),
+        row=np.array([0]),
         request_of=np.array([0]),
         column_of=np.array([0]),
         log_frequency=np.log(shares).astype(np.float32),
@@ -117,6 +118,7 @@ def test_a_power_of_the_correction_leaves_a_power_of_the_frequency() -> None:
     """Drawn ∝ p and weighed by p^−β, an item counts like one drawn ∝ p^(1 − β)."""
     draw = Draw(
         items=np.arange(3),
+        row=np.array([0]),
         request_of=np.array([0]),
         column_of=np.array([0]),
         log_frequency=np.log([0.7, 0.2, 0.1]).astype(np.float32),

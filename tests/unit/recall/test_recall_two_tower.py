@@ -73,6 +73,16 @@ def test_several_interests_are_searched_and_merged(toy: Toy, tmp_path: Path) -> 
     assert np.mean([share_of_cluster(toy, part, user, toy.user_cluster[user]) for user in range(0, 120, 7)]) > 0.6
 
 
+def test_objectives_are_searched_and_merged(toy: Toy) -> None:
+    config = structs.replace(CONFIG, positives=("click", "like"), objectives=True, epochs=2)
+    part = TwoTower.fit(config, toy.inputs, 1)
+    query = toy.query(3, toy.likes(0)[:3].tolist())
+    vectors = part.user_vectors(query)
+    assert vectors.shape == (2, 16)
+    nearest = (part.index.main @ vectors.T).max(axis=1)
+    assert part.recall(query).ids.tolist() == np.lexsort((np.arange(240), -nearest))[:40].tolist()
+
+
 def test_a_list_of_several_answers_has_each_item_once_with_its_best_score() -> None:
     ids = np.array([[4, 2, -1], [2, 7, 9]])
     scores = np.array([[0.9, 0.5, -np.inf], [0.8, 0.5, 0.1]], np.float32)
@@ -202,6 +212,8 @@ def test_data_without_the_wanted_actions_is_refused(toy: Toy) -> None:
 def test_attention_in_a_tower_is_refused_with_its_place_in_the_configuration() -> None:
     with pytest.raises(ConfigError, match=r"recall\.towers: .*attention"):
         convert({"kind": "two_tower", "pooling": "attention"}, TwoTowerConfig, where="recall.towers")
+    with pytest.raises(ConfigError, match="interests: with objectives"):
+        convert({"kind": "two_tower", "interests": 2, "objectives": True}, TwoTowerConfig)
     with pytest.raises(ConfigError, match="temperature"):
         convert({"kind": "two_tower", "temperature": 0.0}, TwoTowerConfig)
     with pytest.raises(ConfigError, match="unknown_share"):
