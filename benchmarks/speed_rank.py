@@ -2,6 +2,8 @@
 
     python benchmarks/speed_rank.py [--rounds N] [--threads T] [--requests R] [--only mmoe|din|score]
 
+"mixed" is tamis with the setting `precision = "mixed"`, torch-rechub has none; every other row is float32 throughout.
+
 Equal sizes, batch of 2048 rows, Adam with equal learning rates, equal threads; both sides in one process, by turns, the
 median of the rounds. "step": forward, backward, update on batches that are ready, the part that a faster loader
 cannot change. "trainer": one epoch as a user runs it, through each library's own loader and loop.
@@ -46,7 +48,8 @@ from tamis.nets.heads import HeadPlan, Targets, loss
 from tamis.nets.loop import Problem, cut, train
 from tamis.nets.multitask import INPUTS, MultitaskNet, Scales, export_multitask
 from tamis.nets.optimizer import Optimizer
-from tamis.nets.plans import MultitaskShape, TrainingPlan
+from tamis.nets.plans import MultitaskShape, Precision, TrainingPlan
+from tamis.nets.products import precision
 from tamis.nets.session import Session
 
 BATCH = 2048
@@ -189,15 +192,16 @@ def ours_ready(log: Log) -> list[tuple[TensorBatch, Targets]]:
     return out
 
 
-def our_step(net: MultitaskNet) -> Callable[[Any], int]:
+def our_step(net: MultitaskNet, numbers: Precision = "float32") -> Callable[[Any], int]:
     optimizer = Optimizer(net, TrainingPlan(learning_rate=LEARNING_RATE, embedding_learning_rate=LEARNING_RATE))
 
     def step(pair: tuple[TensorBatch, Targets]) -> int:
         net.train()
         batch, targets = pair
         optimizer.clear()
-        value = loss(net(batch[:6], batch.row_of), targets)
-        value.backward()
+        with precision(numbers):
+            value = loss(net(batch[:6], batch.row_of), targets)
+            value.backward()
         optimizer.step()
         value.item()
         return len(batch.row_of)
@@ -205,7 +209,7 @@ def our_step(net: MultitaskNet) -> Callable[[Any], int]:
     return step
 
 
-def our_epoch(net: MultitaskNet, log: Log, threads: int) -> int:
+def our_epoch(net: MultitaskNet, log: Log, threads: int, numbers: Precision = "float32") -> int:
     plan = our_plan(log)
 
     def ready(requests: np.ndarray) -> tuple[TensorBatch, Targets]:
@@ -221,7 +225,11 @@ def our_epoch(net: MultitaskNet, log: Log, threads: int) -> int:
         progress=lambda what, done, total: None,
     )
     settings = TrainingPlan(
-        batch_size=BATCH, learning_rate=LEARNING_RATE, embedding_learning_rate=LEARNING_RATE, threads=threads
+        batch_size=BATCH,
+        learning_rate=LEARNING_RATE,
+        embedding_learning_rate=LEARNING_RATE,
+        threads=threads,
+        precision=numbers,
     )
     return train(net, problem, settings, 1).rows
 
@@ -372,14 +380,29 @@ def mmoe(rounds: int, threads: int) -> None:
     )
     alone, grouped = mmoe_log(10 * BATCH, 1), mmoe_log(10 * BATCH // 16, 16)
     peer, theirs = peer_step(peer_mmoe(alone)), peer_ready(alone)
-    ours_alone, ours_grouped = our_step(our_net(alone, shape)), our_step(our_net(grouped, shape))
-    rates = steps_by_turns(rounds, (peer, theirs), (ours_alone, ours_ready(alone)), (ours_grouped, ours_ready(grouped)))
+    rates = steps_by_turns(
+        rounds,
+        (peer, theirs),
+        (our_step(our_net(alone, shape)), ours_ready(alone)),
+        (our_step(our_net(grouped, shape)), ours_ready(grouped)),
+        (our_step(our_net(grouped, shape), "mixed"), ours_ready(grouped)),
+    )
     row("MMoE step, alone", rates[0], rates[1])
     row("MMoE step, grouped", rates[0], rates[2])
+    row("MMoE step, grouped, mixed", rates[0], rates[3])
     epoch, longer = peer_trainer(peer_mmoe(alone), alone), mmoe_log(50 * BATCH // 16, 16)
-    net = our_net(longer, shape)
-    pairs = [(rate(epoch), rate(lambda: our_epoch(net, longer, threads))) for _ in range(7)]
-    row("MMoE trainer, grouped", median(p for p, _ in pairs), median(o for _, o in pairs))
+    full, mixed = our_net(longer, shape), our_net(longer, shape)
+    turns = [
+        (
+            rate(epoch),
+            rate(partial(our_epoch, full, longer, threads)),
+            rate(partial(our_epoch, mixed, longer, threads, "mixed")),
+        )
+        for _ in range(7)
+    ]
+    theirs, exact, rounded = (median(own) for own in zip(*turns, strict=True))
+    row("MMoE trainer, grouped", theirs, exact)
+    row("MMoE trainer, grouped, mixed", theirs, rounded)
 
 
 def din(rounds: int, threads: int, requests: int, epochs: int = 6) -> None:
@@ -397,18 +420,22 @@ def din(rounds: int, threads: int, requests: int, epochs: int = 6) -> None:
     peer, ours = peer_step(peer_din(few)), our_step(our_net(few, shape))
     rates = steps_by_turns(rounds, (peer, peer_ready(few)), (ours, ours_ready(few)))
     row("DIN step", rates[0], rates[1])
-    theirs, net = peer_din(learn), our_net(learn, shape)
+    theirs, full, mixed = peer_din(learn), our_net(learn, shape), our_net(learn, shape)
     epoch = peer_trainer(theirs, learn)
-    pairs, scores = [], []
+    turns, scores = [], []
     for _ in range(epochs):
-        pairs.append((rate(epoch), rate(lambda: our_epoch(net, learn, threads))))
-        scores.append((peer_auc(theirs, held), our_auc(net, held)))
-    row("DIN trainer", median(p for p, _ in pairs), median(o for _, o in pairs))
+        ours = partial(our_epoch, full, learn, threads), partial(our_epoch, mixed, learn, threads, "mixed")
+        turns.append(tuple(rate(side) for side in (epoch, *ours)))
+        scores.append((peer_auc(theirs, held), our_auc(full, held), our_auc(mixed, held)))
+    rates = [median(own) for own in zip(*turns, strict=True)]
+    row("DIN trainer", rates[0], rates[1])
+    row("DIN trainer, mixed", rates[0], rates[2])
     print(f"DIN AUC after each pass over {len(learn.item):,} rows (the true probabilities: {best_auc(held):.4f})")
-    for name, own in zip(("torch-rechub", "tamis"), zip(*scores, strict=True), strict=True):
+    for name, own in zip(("torch-rechub", "tamis", "tamis, mixed"), zip(*scores, strict=True), strict=True):
         print(f"  {name:<14}" + "".join(f"{score:>8.4f}" for score in own))
-    one, other = (max(own) for own in zip(*scores, strict=True))
-    result("DIN AUC, best pass", other, one, "AUC", "within .002")
+    peers, *own = (max(side) for side in zip(*scores, strict=True))
+    for name, best in zip(("DIN AUC, best pass", "DIN AUC, best pass, mixed"), own, strict=True):
+        result(name, best, peers, "AUC", "within .002")
 
 
 def best_auc(log: Log) -> float:

@@ -10,12 +10,14 @@
 A bundle without `bundle.json` is unfinished and invisible. No pickle anywhere: arrays are .npy, nets are ONNX.
 """
 
+import fcntl
 import hashlib
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -114,12 +116,27 @@ class BundleWriter:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Holds a folder of bundles against other processes; waits for its turn. The system drops it when a process ends.
+
+    For whoever publishes or prunes: two trainings may end at the same time.
+    """
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def publish(bundle: Bundle) -> None:
-    """Makes `bundle` the CURRENT one of its folder, by one atomic rename."""
+    """Makes `bundle` the CURRENT one of its folder, by one atomic rename. Needs `locked` beside other trainings."""
     root = bundle.path.parent
     names = [name for name in published(root) if name != bundle.name]
     replace_durably(root / PUBLISHED, "".join(f"{name}\n" for name in (*names, bundle.name)).encode())
-    pending = root / f".{CURRENT}-{secrets.token_hex(3)}"
+    pending = root / f".{CURRENT}"
+    pending.unlink(missing_ok=True)  # of a process that was killed here
     pending.symlink_to(bundle.path.name)
     os.replace(pending, root / CURRENT)
     sync(root)
@@ -179,21 +196,30 @@ def open_full(path: Path) -> Bundle:
     return open_bundle(path / bundle.manifest.continues) if bundle.manifest.continues else bundle
 
 
+def report_file(bundle: Path) -> Path:
+    """Where the report of a bundle's folder is: beside it, written once it was judged."""
+    return bundle.with_name(f"{bundle.name}.report.json")
+
+
 def prune(root: Path, keep: int) -> list[str]:
     """Deletes all but the `keep` bundles that were published last; returns the names of what it deleted.
 
     Never CURRENT nor the full bundle that it continues, the newest bundle that was not published (somebody may want to
-    know why), nor an unfinished one under a day old. A server goes on with a deleted bundle that it has open.
+    know why), nor one under a day old that has no report yet: another training may be at work on it. A server goes on
+    with a deleted bundle that it has open. What killed publications left goes too. Needs `locked` beside other
+    trainings.
     """
+    for pending in (*root.glob(f".{CURRENT}*"), *root.glob(f".{PUBLISHED}*")):
+        pending.unlink()
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink())
     served = published(root)
-    held_back = [p.name for p in folders if (p / MANIFEST).is_file() and p.name not in served]
+    held_back = [p.name for p in folders if p.name not in served and report_file(p).is_file()]
     kept = {*served[-keep:], *held_back[-1:], current_name(root), _continued(root)}
-    old = [p for p in folders if (p / MANIFEST).is_file() and p.name not in kept]
-    old += [p for p in folders if not (p / MANIFEST).is_file() and time.time() - p.stat().st_mtime > 86_400]
+    young = {p.name for p in folders if time.time() - p.stat().st_mtime < 86_400} - {*served, *held_back}
+    old = [p for p in folders if p.name not in kept | young]
     for path in old:
         shutil.rmtree(path, ignore_errors=True)
-        (root / f"{path.name}.report.json").unlink(missing_ok=True)
+        report_file(path).unlink(missing_ok=True)
     return [path.name for path in old]
 
 

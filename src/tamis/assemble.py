@@ -35,7 +35,13 @@ from tamis.funnel import Funnel, Stage
 from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig
 from tamis.rank.fuse import Fuse, FuseConfig
 from tamis.rank.multitask import Multitask, MultitaskConfig
+from tamis.recall.bpr import BPR, BPRConfig
+from tamis.recall.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
+from tamis.recall.ease import EASE, EASEConfig
+from tamis.recall.graph_filter import GraphFilter, GraphFilterConfig
+from tamis.recall.ials import IALS, IALSConfig
 from tamis.recall.itemcf import ItemCF, ItemCFConfig
+from tamis.recall.matrix_completion import MatrixCompletion, MatrixCompletionConfig
 from tamis.recall.newest import Newest, NewestConfig
 from tamis.recall.popular import Popular, PopularConfig
 from tamis.recall.two_tower import TwoTower, TwoTowerConfig
@@ -51,7 +57,13 @@ AnyStep = (
     PopularConfig
     | NewestConfig
     | ItemCFConfig
+    | GraphFilterConfig
+    | EASEConfig
+    | IALSConfig
+    | BPRConfig
+    | MatrixCompletionConfig
     | TwoTowerConfig
+    | DeepRetrievalConfig
     | SeenConfig
     | BlockedConfig
     | ExcludedConfig
@@ -66,7 +78,13 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
     PopularConfig: Popular,
     NewestConfig: Newest,
     ItemCFConfig: ItemCF,
+    GraphFilterConfig: GraphFilter,
+    EASEConfig: EASE,
+    IALSConfig: IALS,
+    BPRConfig: BPR,
+    MatrixCompletionConfig: MatrixCompletion,
     TwoTowerConfig: TwoTower,
+    DeepRetrievalConfig: DeepRetrieval,
     SeenConfig: Seen,
     BlockedConfig: Blocked,
     ExcludedConfig: Excluded,
@@ -82,9 +100,11 @@ class StageConfig(Config, frozen=True):
     """One stage; see funnel.Stage."""
 
     limit: AtLeastZero = 0  # most rows that leave; 0 = the size that the request asks for
-    budget_ms: NotNegative = 0.0  # sources not done by then are dropped; 0 = none
+    budget_ms: NotNegative = 0.0  # sources that have not begun by then, in threads: are not done, are dropped; 0 = none
     optional: bool = False  # on an outage rows pass through unchanged
     parallel: bool = False  # run neighbouring sources in threads; pays only for remote ones
+    quotas: dict[Name, AtLeastZero] = {}  # source → its share of the limit; all sources or none, {} = they take turns
+    source_budget_ms: dict[Name, AboveZero] = {}  # source → when it is late, from the stage's begin; parallel only
     steps: dict[Name, AnyStep] = {}  # name → step; the name is used in traces, reports and patches
 
 
@@ -152,6 +172,7 @@ class ProjectConfig(Config, frozen=True):
             *idle_weights(self),
             *impossible_numbers(self),
             *_sources_twice(self.funnel),
+            *_sources_amiss(self.funnel),
         ):
             raise ValueError(problem)
 
@@ -165,6 +186,25 @@ def _sources_twice(config: FunnelConfig) -> Iterator[str]:
                 if name in seen:
                     yield f"funnel.{stage_name}.steps.{name}: another source has that name"
                 seen.add(name)
+
+
+def _sources_amiss(config: FunnelConfig) -> Iterator[str]:
+    """Quotas and budgets that are not of the sources of their stage, or that could not be kept."""
+    for stage_name, stage in stages_of(config).items():
+        sources = [name for name, step in stage.steps.items() if hasattr(part_of(step), "recall")]
+        where = f"funnel.{stage_name}"
+        for key, named in (("quotas", stage.quotas), ("source_budget_ms", stage.source_budget_ms)):
+            if unknown := sorted(set(named) - set(sources)):
+                yield f"{where}.{key} names {unknown}, not among the sources {sources}"
+        if stage.quotas:
+            if stage_name != "recall":
+                yield f"{where}.quotas: only recall divides its limit among sources"
+            if missing := [name for name in sources if name not in stage.quotas]:
+                yield f"{where}.quotas lacks {missing}: wanted a share for every source (0 = only places left over)"
+            if not any(stage.quotas.values()):
+                yield f"{where}.quotas are all 0: wanted one above 0"
+        if stage.source_budget_ms and not stage.parallel:
+            yield f"{where}.source_budget_ms wants parallel = true: what runs in the request's thread cannot be stopped"
 
 
 def stages_of(config: FunnelConfig) -> dict[str, StageConfig]:
@@ -296,7 +336,8 @@ def assemble(config: FunnelConfig, bundle: Bundle) -> Funnel:
                 steps[name] = part_of(step).load(step, bundle.folder(artifact_name(stage_name, name)))
             except ArtifactError as error:
                 raise ArtifactError(f"funnel.{stage_name}.steps.{name}: {error}; train again") from None
-        stages.append(Stage(stage_name, steps, stage.limit, stage.budget_ms, stage.optional, stage.parallel))
+        settings = {name: getattr(stage, name) for name in StageConfig.__struct_fields__ if name != "steps"}
+        stages.append(Stage(stage_name, steps, **settings))
     return Funnel(stages)
 
 

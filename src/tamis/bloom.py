@@ -1,4 +1,4 @@
-"""A Bloom filter over item keys: never forgets, sometimes imagines.
+"""A Bloom filter over item keys: never forgets one key, sometimes imagines one, expires as a whole.
 
 It lives in the core because two layers that may not see each other share it: the state adds every impression to the
 user's filter, the exposure filter asks it. (Bloom, "Space/time trade-offs in hash coding", CACM 1970.)
@@ -6,20 +6,24 @@ user's filter, the exposure filter asks it. (Bloom, "Space/time trade-offs in ha
 
 import math
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from tamis.errors import DataError
 
-_HEADER: Final = struct.Struct("<IHHI")  # bits, hashes, format, count of add calls' ids
+_HEADER: Final = struct.Struct("<IHHI")  # bits, hashes, format, count of keys that were new
 _COUNT: Final = struct.Struct("<I")  # the last field of the header
-_FORMAT: Final = 1
+_EXPIRES: Final = struct.Struct("<d")  # behind the header of a filter that expires
+_FOREVER: Final = 1  # the two formats
+_EXPIRING: Final = 2
+_BEGIN: Final = {_FOREVER: _HEADER.size, _EXPIRING: _HEADER.size + _EXPIRES.size}  # where the bits begin
 _GOLDEN: Final = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
 _ALL: Final = 2**64 - 1
-_EARLY: Final = 2  # hash functions asked of every key before the rest is asked of those that passed
 _BIT: Final = (1 << np.arange(8)).astype(np.uint8)
 _Hashes = tuple[NDArray[np.uint64], NDArray[np.uint64]]
 
@@ -43,61 +47,52 @@ def predicted_rate(count: int, bits: int, hashes: int) -> float:
 class Bloom:
     """`bits` bits and `hashes` hash functions h1 + i·h2 mod bits, of two independent mixes of the 64-bit key.
 
+    expires: the moment (seconds since the epoch) from which on it counts as empty; infinity = never.
     Mutable on purpose: it is the store's own buffer. Queries get one that nobody adds to any more.
     """
 
-    __slots__ = ("bits", "count", "data", "hashes")
+    __slots__ = ("bits", "count", "data", "expires", "hashes")
 
-    def __init__(self, bits: int, hashes: int) -> None:
+    def __init__(self, bits: int, hashes: int, expires: float = math.inf) -> None:
         if bits < 8 or bits % 8 or not 1 <= hashes <= 64:
             raise ValueError(f"bits {bits} and hashes {hashes}: wanted a positive multiple of 8 and 1 to 64")
         self.bits = bits
         self.hashes = hashes
         self.count = 0  # keys that were new when added; for deciding when a filter is full
+        self.expires = expires
         self.data: NDArray[np.uint8] = np.zeros(bits // 8, np.uint8)
-
-    def _positions(self, hashes: _Hashes, begin: int, end: int) -> NDArray[np.int64]:
-        """[end − begin, n] the bit positions of hash functions begin … end − 1."""
-        first, second = hashes
-        sums = np.arange(begin, end, dtype=np.uint64)[:, None] * second
-        sums += first
-        whole = sums // np.uint64(self.bits)  # the remainder by hand: NumPy's own % takes three times as long
-        whole *= np.uint64(self.bits)
-        sums -= whole
-        return sums.view(np.int64)
 
     def positions(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """[n, hashes] the bits of each key."""
-        return self._positions(_hashes(_keys(keys, "keys")), 0, self.hashes).T
+        first, second = _hashes(_keys(keys, "keys"))
+        sums = first[:, None] + np.arange(self.hashes, dtype=np.uint64) * second[:, None]
+        return (sums % np.uint64(self.bits)).view(np.int64)
 
-    def with_flags(self, flags: bytes | bytearray, count: int) -> "Bloom":
+    def with_flags(self, flags: bytes | bytearray, count: int, expires: float = math.inf) -> "Bloom":
         """A filter of this shape with the bits that `flags` (one byte a bit) has set."""
-        bloom = Bloom(self.bits, self.hashes)
+        bloom = Bloom(self.bits, self.hashes, expires)
         bloom.count = count
         bloom.data = np.packbits(np.frombuffer(flags, np.uint8), bitorder="little")
         return bloom
 
-    def _has(self, hashes: _Hashes, begin: int, end: int) -> NDArray[np.bool_]:
-        """[n] True where the bits of hash functions begin … end − 1 are all set."""
-        positions = self._positions(hashes, begin, end)
-        return np.asarray((self.data.take(positions >> 3) & _BIT.take(positions & 7)).all(axis=0))
-
     def add(self, ids: NDArray[np.uint64]) -> None:
         """Adds keys [n]; adding one twice changes nothing. Raises ValueError for what is no column of whole numbers."""
         keys = np.unique(_keys(ids, "ids"))
-        if not len(keys):
-            return
-        positions = self._positions(_hashes(keys), 0, self.hashes)
+        positions = self.positions(keys)
         at, mask = positions >> 3, _BIT.take(positions & 7)
-        self.count += int(((self.data[at] & mask) == 0).any(axis=0).sum())
+        self.count += int(((self.data[at] & mask) == 0).any(axis=1).sum())
         np.bitwise_or.at(self.data, at.ravel(), mask.ravel())
 
     def contains(self, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """[n] False: certainly never added. True: added, or a false positive."""
-        return Generations((self,)).contains(keys)
+        positions = self.positions(keys)
+        return np.asarray((self.data[positions >> 3] & _BIT.take(positions & 7)).all(axis=1))
 
     def to_bytes(self) -> bytes:
-        return _HEADER.pack(self.bits, self.hashes, _FORMAT, self.count) + self.data.tobytes()
+        if self.expires == math.inf:
+            return _HEADER.pack(self.bits, self.hashes, _FOREVER, self.count) + self.data.tobytes()
+        header = _HEADER.pack(self.bits, self.hashes, _EXPIRING, self.count)
+        return header + _EXPIRES.pack(self.expires) + self.data.tobytes()
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Self:
@@ -105,11 +100,12 @@ class Bloom:
         if len(raw) < _HEADER.size:
             raise DataError(f"Bloom filter of {len(raw)} bytes: wanted at least {_HEADER.size}")
         bits, hashes, version, count = _HEADER.unpack_from(raw)
-        if version != _FORMAT or not bits or not hashes or bits % 8 or len(raw) != _HEADER.size + bits // 8:
+        begin = _BEGIN.get(version, 0)
+        if not begin or not bits or not hashes or bits % 8 or len(raw) != begin + bits // 8:
             raise DataError(f"Bloom filter: format {version} and {len(raw)} bytes do not fit {bits} bits")
         bloom = cls.__new__(cls)  # four of these are read for every request: no zeros that are thrown away
-        bloom.bits, bloom.hashes, bloom.count = bits, hashes, count
-        bloom.data = np.frombuffer(bytearray(raw[_HEADER.size :]), np.uint8)
+        bloom.bits, bloom.hashes, bloom.count, bloom.expires = bits, hashes, count, expiry(raw)
+        bloom.data = np.frombuffer(bytearray(raw[begin:]), np.uint8)
         return bloom
 
 
@@ -119,21 +115,77 @@ class Generations:
 
     blooms: tuple[Bloom, ...]
 
+    @staticmethod
+    def alive(blooms: Iterable[Bloom], now: float) -> "Generations":
+        """Those that have not expired."""
+        return Generations(tuple(bloom for bloom in blooms if bloom.expires > now))
+
     def contains(self, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """[n] False: certainly in none of them. Two hash functions settle most keys; only the rest see all."""
+        """[n] False: certainly in none of them."""
         keys = _keys(keys, "keys")
         found = np.zeros(len(keys), np.bool_)
-        if not len(keys):
-            return found
-        hashes = _hashes(keys)
-        for bloom in self.blooms:
-            early = min(_EARLY, bloom.hashes)
-            maybe = np.flatnonzero(bloom._has(hashes, 0, early))
-            if early < bloom.hashes and len(maybe):
-                rest = hashes[0][maybe], hashes[1][maybe]
-                maybe = maybe[bloom._has(rest, early, bloom.hashes)]
-            found[maybe] = True
+        shapes = {(bloom.bits, bloom.hashes) for bloom in self.blooms}  # one, unless the settings were changed
+        for bits, hashes in sorted(shapes) or [
+            (8, 1)
+        ]:  # none: asked all the same, so that a warm server has the kernel
+            data = [bloom.data for bloom in self.blooms if (bloom.bits, bloom.hashes) == (bits, hashes)]
+            _ask(keys, np.array(data, np.uint8).reshape(-1, bits // 8), np.uint64(bits), hashes, found)
         return found
+
+
+@njit(cache=True, nogil=True)
+def _mix_kernel(key: Any) -> Any:
+    """`_mix` of one key."""
+    mixed = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True)
+def _ask(keys: Any, data: Any, bits: Any, hashes: int, found: Any) -> None:
+    """Sets found [n] for the keys in any of the filters `data` [filters, bytes] of one shape: each bit is computed once
+    for all of them, and a key is done when no filter is left that had all of its bits so far."""
+    filters = len(data)
+    left = np.empty(filters, np.int64)
+    for row in range(len(keys)):
+        position = _mix_kernel(keys[row])
+        step = _mix_kernel(position ^ np.uint64(_GOLDEN)) | np.uint64(1)
+        count = filters
+        for at in range(filters):
+            left[at] = at
+        for _ in range(hashes):
+            bit = np.int64(position % bits)
+            kept = 0
+            for at in range(count):
+                if data[left[at], bit >> 3] >> (bit & 7) & 1:
+                    left[kept] = left[at]
+                    kept += 1
+            count = kept
+            if not count:
+                break
+            position += step
+        if count:
+            found[row] = True
+
+
+def started(empty: bytes, expires: float) -> bytearray:
+    """A new filter in its `to_bytes` form. empty: one of the same shape and of the same kind, expiring or not."""
+    stored = bytearray(empty)
+    if expires != math.inf:
+        _EXPIRES.pack_into(stored, _HEADER.size, expires)
+    return stored
+
+
+def expiry(stored: bytes | bytearray) -> float:
+    """When a filter in its `to_bytes` form expires."""
+    if len(stored) >= _HEADER.size + _EXPIRES.size and _HEADER.unpack_from(stored)[2] == _EXPIRING:
+        return float(_EXPIRES.unpack_from(stored, _HEADER.size)[0])
+    return math.inf
+
+
+def count_of(stored: bytes | bytearray) -> int:
+    """The count of a filter in its `to_bytes` form."""
+    return int(_HEADER.unpack_from(stored)[3])
 
 
 def add_to_bytes(stored: bytearray, key: int) -> int:
@@ -142,13 +194,14 @@ def add_to_bytes(stored: bytearray, key: int) -> int:
     The same bits and count as `Bloom.add` of that one key, without arrays: a tenth of the time, which is what folding
     single events needs.
     """
-    bits, hashes, _, count = _HEADER.unpack_from(stored)
+    bits, hashes, version, count = _HEADER.unpack_from(stored)
+    begin = _BEGIN[version]
     position = _mix_one(key)
     step = _mix_one(position ^ _GOLDEN) | 1
     new = False
     for _ in range(hashes):
         bit = position % bits
-        at, mask = _HEADER.size + (bit >> 3), 1 << (bit & 7)
+        at, mask = begin + (bit >> 3), 1 << (bit & 7)
         if not stored[at] & mask:
             stored[at] |= mask
             new = True

@@ -15,7 +15,13 @@ _LEAST: Final[Mapping[str, float]] = {
     "extra_negatives": 0, "extra_exponent": 0, "log_q": 0, "unshown": 0, "shown_power": 0, "negatives": 0,
     "popularity_power": 0,
 }  # fmt: skip
-_ABOVE_ZERO: Final = ("learning_rate", "embedding_learning_rate", "play_limit_seconds", "temperature")
+_ABOVE_ZERO: Final = (
+    "learning_rate",
+    "embedding_learning_rate",
+    "wide_learning_rate",
+    "play_limit_seconds",
+    "temperature",
+)
 _WIDTHS: Final = ("user_layers", "item_layers", "cross_layers", "expert_hidden", "tower_hidden")
 _ACTIONS: Final = ("interest_actions", "positive", "positives", "heads", "labels")
 

@@ -78,8 +78,10 @@ def override(config: T, patches: Mapping[str, Any]) -> T:
             node = node[name]
         if not isinstance(node, dict):
             raise ConfigError(f"override {path}: {'.'.join(parents)} is a value, not a section")
+        if value is None and last not in node:
+            raise ConfigError(f"override {path}: there is no {last!r} to remove")
         if value is None:
-            node.pop(last, None)
+            del node[last]
         else:
             node[last] = value
     return convert(tree, type(config), where="override")

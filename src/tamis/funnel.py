@@ -20,21 +20,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.errors import StepError
+from tamis.merge import Found, places, turns, united
 from tamis.stages import Filter, Scorer, Selector, Source, Step
 from tamis.types import Candidates, Page, Query, StepTrace
 
 KINDS: Final = (("source", Source), ("scorer", Scorer), ("filter", Filter), ("selector", Selector))
 MOST_SOURCES: Final = 63  # one bit each in the int64 column `found_by`
+_NOTHING: Final = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One stage. steps: name → step, run in this order.
 
-    limit: most rows that leave; 0 = the query's size.   budget_ms: sources not done by then are dropped (0 = none).
+    limit: most rows that leave; 0 = the query's size.
+    budget_ms: a source that has not begun by then, or in threads is not done, is dropped (0 = none).
     optional: after an outage rows pass through the rest of the stage unchanged.
     parallel: run neighbouring sources in threads, which pays only when they wait for something (a remote store); array
     kernels are faster one after the other.
+    quotas: source → places it gets of the limit, see merge; {} = the sources take turns.
+    source_budget_ms: source → a budget of its own, counted like the stage's; in threads only, since what runs in the
+    request's own thread cannot be stopped.
     """
 
     name: str
@@ -43,6 +49,12 @@ class Stage:
     budget_ms: float = 0.0
     optional: bool = False
     parallel: bool = False
+    quotas: Mapping[str, int] = field(default_factory=dict)
+    source_budget_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def budget_of(self, step: str) -> float:
+        """Milliseconds from the stage's begin until a source is late; 0 = never."""
+        return min((ms for ms in (self.budget_ms, self.source_budget_ms.get(step, 0.0)) if ms), default=0.0)
 
 
 class Funnel:
@@ -76,7 +88,7 @@ class Funnel:
             if keep is not None:
                 keep[stage.name] = run.items
         trace = tuple(run.trace)
-        return Page(run.items, trace, any(step.status != "ok" for step in trace), self.channels)
+        return Page(run.items, trace, any(step.status != "ok" for step in trace), self.channels, run.answers)
 
 
 @dataclass(slots=True)
@@ -87,7 +99,8 @@ class _Run:
     query: Query
     items: Candidates
     trace: list[StepTrace] = field(default_factory=list)
-    found: list[tuple[int, str, Candidates]] = field(default_factory=list)  # of sources, not united yet
+    found: list[Found] = field(default_factory=list)  # of sources, not united yet
+    answers: dict[str, NDArray[np.int64]] = field(default_factory=dict)  # of sources, united
 
     def stage(self, stage: Stage) -> None:
         began = perf_counter()
@@ -99,13 +112,14 @@ class _Run:
             if kind != "source":
                 self._unite()
             before = len(self.items)
-            left = stage.budget_ms / 1000 - (start - began) if stage.budget_ms else None
+            budget = stage.budget_of(name)
+            left = budget / 1000 - (start - began) if budget else None
             status, error, rows = "ok", "", before
             try:
                 if broken:  # what follows builds on what is not there
                     raise RuntimeError(f"{broken} was skipped")
                 if kind == "source" and left is not None and left <= 0 and not (pending and pending[name].done()):
-                    raise TimeoutError(f"stage {stage.name} had used its {stage.budget_ms:g} ms")
+                    raise TimeoutError(f"stage {stage.name} had used {budget:g} ms")
                 if kind == "selector" and not ordered:
                     self.items = _best(self.items, len(self.items))
                 rows = self._apply(name, step, kind, pending.get(name), left)
@@ -122,8 +136,7 @@ class _Run:
             took = (perf_counter() - start) * 1000
             self.trace.append(StepTrace(stage.name, name, kind, before, rows, took, status, error))
         self._unite()
-        limit = stage.limit or self.query.size
-        self.items = self.items.take(slice(limit)) if ordered else _best(self.items, limit)
+        self._cut(stage, ordered)
         for future in pending.values():
             future.cancel()
 
@@ -138,14 +151,14 @@ class _Run:
         """Runs one step and applies what it says; returns the rows it leaves, for a source those it found."""
         if kind == "source":
             found = pending.result(left) if pending else step.recall(self.query)
-            self.found.append((self.funnel.channels.index(name), name, found))
+            self.found.append((self.funnel.channels.index(name), name, found.ids))
             return len(found)
         if kind == "filter":
             mask = step.keep(self.query, self.items)
             if mask.dtype != np.bool_ or mask.shape != self.items.ids.shape:
                 raise StepError(f"{name}: mask is {mask.dtype} {mask.shape}, wanted bool ({len(self.items)},)")
             if not mask.all():
-                self.items = self.items.take(mask)
+                self.items = self.items.take(np.flatnonzero(mask))
         elif kind == "scorer":
             if len(self.items):
                 self.items = self.items.add(step.score(self.query, self.items))
@@ -153,10 +166,23 @@ class _Run:
             self.items = self.items.take(_checked(step.pick(self.query, self.items), len(self.items), name))
         return len(self.items)
 
+    def _cut(self, stage: Stage, ordered: bool) -> None:
+        """The rows that leave the stage. ordered: a selector has put them in order."""
+        limit = stage.limit or self.query.size
+        if ordered:
+            self.items = self.items.take(slice(limit))
+        elif stage.quotas:  # the sources take turns, the score is minus the place
+            found = [self.answers.get(name, _NOTHING) for name in stage.quotas]
+            rows = turns(self.items.ids, found, places(tuple(stage.quotas.values()), limit))[:limit]
+            self.items = self.items.take(rows).add({"score": -np.arange(len(rows), dtype=np.float64)})
+        else:
+            self.items = _best(self.items, limit)
+
     def _unite(self) -> None:
         """The rows of all sources since the last union become part of the table."""
         if self.found:
-            self.items = _union(self.items, self.found, len(self.query.catalog))
+            self.items = united(self.items, self.found, len(self.query.catalog))
+            self.answers.update({name: ids for _, name, ids in self.found})
             self.found = []
 
 
@@ -167,46 +193,6 @@ def _kind(stage: str, name: str, step: Step) -> str:
     return kinds[0]
 
 
-def _union(items: Candidates, found: Sequence[tuple[int, str, Candidates]], known: int) -> Candidates:
-    """The table with the rows of all sources, in the order they first came, and where each was found.
-
-    Columns: channel [n] int16 the first source that found the row; found_by [n] int64 one bit per source; score [n]
-    minus the best rank in any source, so that a cut at the recall limit is a snake merge of the sources.
-    known: items of the catalogue. Raises StepError for a source that returned an item twice or one outside of it.
-    """
-    sizes = [len(rows) for _, _, rows in found]
-    ids = np.concatenate([items.ids, *(rows.ids for _, _, rows in found)]).astype(np.int64, copy=False)
-    channel = np.repeat(np.array([number for number, _, _ in found], np.int16), sizes)
-    bits = np.left_shift(np.int64(1), channel.astype(np.int64))
-    score = np.concatenate([-np.arange(size, dtype=np.float64) for size in sizes])
-    if len(items):
-        channel = np.concatenate([items.column("channel"), channel])
-        bits = np.concatenate([items.column("found_by"), bits])
-        score = np.concatenate([items.column("score"), score])
-    order = np.argsort(ids, kind="stable")
-    ids_sorted = ids[order]
-    if len(ids) and not 0 <= ids_sorted[0] <= ids_sorted[-1] < known:
-        name = next(name for _, name, rows in found if ((rows.ids < 0) | (rows.ids >= known)).any())
-        raise StepError(f"{name}: the source returned an item outside the catalogue of {known}")
-    same = ids_sorted[1:] == ids_sorted[:-1]
-    twice = same & (channel[order[1:]] == channel[order[:-1]]) & (order[:-1] >= len(items))
-    if twice.any():
-        number = int(channel[order[1:]][twice][0])
-        raise StepError(f"{next(name for c, name, _ in found if c == number)}: the source returned an item twice")
-    starts = np.flatnonzero(np.concatenate([[True], ~same])) if len(ids) else order
-    if not len(starts):
-        return Candidates(ids, {"channel": channel, "found_by": bits, "score": score})
-    first = order[starts]  # the sort is stable: the earliest place of each item
-    place = np.argsort(first)
-    rows = first[place]
-    columns = {
-        "channel": channel[rows],
-        "found_by": np.bitwise_or.reduceat(bits[order], starts)[place],
-        "score": np.maximum.reduceat(score[order], starts)[place],
-    }
-    return Candidates(ids[rows], columns)
-
-
 def _best(items: Candidates, limit: int) -> Candidates:
     """The `limit` best rows by column score, best first, ties in the order they came; not-finite scores sort last."""
     score = items.columns.get("score")
@@ -214,6 +200,8 @@ def _best(items: Candidates, limit: int) -> Candidates:
         return items.take(slice(limit))
     finite = np.isfinite(score)
     if finite.all():
+        if (score[1:] <= score[:-1]).all():  # as sources leave it
+            return items.take(slice(limit))
         return items.take(np.argsort(-score, kind="stable")[:limit])
     score = np.where(finite, score, score[finite].min() if finite.any() else 0.0)
     return items.add({"score": score}).take(np.lexsort((-score, ~finite))[:limit])
@@ -223,6 +211,8 @@ def _checked(positions: NDArray[np.intp], count: int, name: str) -> NDArray[np.i
     """The positions, if they are distinct and inside the table."""
     if positions.ndim != 1 or (len(positions) and (positions.min() < 0 or positions.max() >= count)):
         raise StepError(f"{name}: picked a row outside the table of {count}")
-    if len(np.unique(positions)) != len(positions):
+    there = np.zeros(count, np.bool_)
+    there[positions] = True
+    if np.count_nonzero(there) != len(positions):
         raise StepError(f"{name}: picked a row twice")
     return positions

@@ -15,8 +15,18 @@ import numpy as np
 import structlog
 
 from tamis import __version__
-from tamis.artifact import Bundle, BundleWriter, current_name, open_full, prune, publish
-from tamis.assemble import ProjectConfig, artifact_name, load_model, part_of, save_model, stages_of
+from tamis.artifact import (
+    Bundle,
+    BundleWriter,
+    current_name,
+    locked,
+    open_full,
+    prune,
+    publish,
+    replace_durably,
+    report_file,
+)
+from tamis.assemble import ProjectConfig, TrainConfig, artifact_name, load_model, part_of, save_model, stages_of
 from tamis.config import digest
 from tamis.data.dataset import Dataset
 from tamis.data.split import by_time
@@ -108,12 +118,22 @@ def train(
     except BaseException:
         writer.discard()
         raise
-    (bundles / f"{bundle.name}.report.json").write_bytes(report.to_json())
-    published = _gate(config, bundles, report)
-    if published:
-        publish(bundle)
-    prune(bundles, config.train.keep_bundles)
-    return Trained(bundle, report, seconds, published)
+    return Trained(bundle, report, seconds, release(bundle, report, config.train))
+
+
+def release(bundle: Bundle, report: Report, config: TrainConfig) -> bool:
+    """Publishes a judged bundle unless the gate holds it back, and deletes old ones. → whether it was published.
+
+    One at a time: of two trainings that end together the second is compared with the first.
+    """
+    bundles = bundle.path.parent
+    with locked(bundles):
+        replace_durably(report_file(bundle.path), report.to_json())
+        passed = _gate(config, bundles, report)
+        if passed:
+            publish(bundle)
+        prune(bundles, config.keep_bundles)
+    return passed
 
 
 def fit_parts(
@@ -160,20 +180,26 @@ class Clock:
         self.since = now
 
 
-def _gate(config: ProjectConfig, bundles: Path, report: Report) -> bool:
-    """True when the new page is not clearly worse than the one served now (or nothing is served yet)."""
+def _gate(config: TrainConfig, bundles: Path, report: Report) -> bool:
+    """True when the new page is not clearly worse than the one served now, or nothing can be compared.
+
+    An increment was not judged: the full bundle that it continues stands for it.
+    """
+    if not report.users:
+        log.warning("no held-out user could be judged, so nothing speaks against the bundle", bundle=report.bundle)
+        return True
     if not current_name(bundles):
         return True
     try:
-        served = open_full(bundles).name  # an increment was not judged
-        old_report = bundles / f"{served}.report.json"
+        served = open_full(bundles)
+        old_report = report_file(served.path)
         if not old_report.is_file():
             return True
         old = Report.from_json(old_report.read_bytes())
     except (ArtifactError, DataError):
         return True  # a served bundle that cannot be read is no standard to hold a new one to
-    floor = old.page["ndcg@10"] * (1 - config.train.gate)
+    floor = old.page["ndcg@10"] * (1 - config.gate)
     if report.page["ndcg@10"] >= floor:
         return True
-    log.warning("gate held the bundle back", ndcg=report.page["ndcg@10"], wanted=floor, served=served)
+    log.warning("gate held the bundle back", ndcg=report.page["ndcg@10"], wanted=floor, served=served.name)
     return False

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tamis import __version__
-from tamis.artifact import Bundle, BundleWriter, open_bundle, prune, publish
+from tamis.artifact import Bundle, BundleWriter, locked, open_bundle, prune, publish
 from tamis.assemble import Model, ProjectConfig, load_model, part_of, save_model
 from tamis.config import digest
 from tamis.data.dataset import Dataset
@@ -70,8 +70,9 @@ def update(config: ProjectConfig, data: Path, bundles: Path, progress: Progress 
     except BaseException:
         writer.discard()
         raise
-    publish(made)
-    prune(bundles, config.train.keep_bundles)
+    with locked(bundles):
+        publish(made)
+        prune(bundles, config.train.keep_bundles)
     return Updated(made, len(inputs.events), learners, time.perf_counter() - begun)
 
 

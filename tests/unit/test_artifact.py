@@ -12,6 +12,7 @@ from tamis.artifact import (
     prune,
     publish,
     published,
+    report_file,
     save_arrays,
 )
 from tamis.errors import ArtifactError
@@ -119,6 +120,8 @@ def test_prune_keeps_those_published_last_whatever_was_held_back_since(tmp_path:
     for bundle in served:
         publish(bundle)
     held_back = sorted(write(tmp_path, n).name for n in range(3))
+    for name in held_back:
+        report_file(tmp_path / name).write_text("{}")
     gone = prune(tmp_path, keep=2)
     assert left(tmp_path) == {served[2].name, served[3].name, held_back[-1]}
     assert set(gone) == {served[0].name, served[1].name, *held_back[:-1]}
@@ -133,6 +136,17 @@ def test_prune_never_takes_the_served_one_nor_one_that_is_being_written(tmp_path
     os.utime(abandoned.path, (0, 0))
     prune(tmp_path, keep=1)
     assert left(tmp_path) == {first.name, young.name}
+
+
+def test_prune_spares_what_another_training_still_judges_and_clears_up_after_killed_ones(tmp_path: Path) -> None:
+    first, second, served = sorted((write(tmp_path) for _ in range(3)), key=lambda bundle: bundle.name)
+    publish(served)
+    (tmp_path / ".CURRENT-3fa91c").symlink_to("nowhere")
+    (tmp_path / ".PUBLISHED").write_text("half")
+    assert prune(tmp_path, keep=1) == []
+    assert left(tmp_path) == {first.name, second.name, served.name}
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
+    assert current_name(tmp_path) == served.name
 
 
 def test_a_folder_from_before_publications_were_written_down_knows_the_served_one(tmp_path: Path) -> None:

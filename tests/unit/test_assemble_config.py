@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tamis.assemble import ProjectConfig
-from tamis.config import convert
+from tamis.config import convert, override
 from tamis.errors import ConfigError
 from tamis.serving.load import LoadPlan
 
@@ -36,6 +36,12 @@ def patched(path: str, value: Any) -> dict[str, Any]:
         ("train.keep_bundles", 1),
         ("train.gate", 1.5),
         ("train.seed", -1),
+        ("funnel.recall.quotas", {"two_tower": 500}),
+        ("funnel.recall.quotas", {"two_tower": 0, "itemcf": 0, "popular": 0, "newest": 0}),
+        ("funnel.recall.quotas", {"two_tower": 1, "itemcf": 1, "popular": 1, "newest": 1, "nobody": 1}),
+        ("funnel.prerank.quotas", {"three_tower": 5}),
+        ("funnel.recall.source_budget_ms", {"itemcf": 5.0}),
+        ("funnel.recall.source_budget_ms", {"unseen": 5.0}),
         ("evaluate.positive", ["stare"]),
         ("evaluate.positive", []),
         ("evaluate.most_users", 0),
@@ -106,6 +112,14 @@ def test_a_step_that_could_not_be_a_folder_is_refused(name: str) -> None:
 def test_two_sources_of_one_name_are_refused_before_anything_is_trained() -> None:
     with pytest.raises(ConfigError, match=r"funnel\.prerank\.steps\.popular: another source"):
         convert(patched("funnel.prerank.steps.popular", {"kind": "popular"}), ProjectConfig)
+
+
+def test_quotas_of_every_source_and_budgets_in_threads_are_fine_and_one_key_is_a_patch() -> None:
+    quotas = {"two_tower": 300, "itemcf": 200, "popular": 100, "newest": 50}
+    config = convert(patched("funnel.recall.quotas", quotas), ProjectConfig)
+    assert override(config, {"funnel.recall.quotas.newest": 400}).funnel.recall.quotas["newest"] == 400
+    threads = {"funnel.recall.parallel": True, "funnel.recall.source_budget_ms": {"two_tower": 5.0}}
+    assert override(config, threads).funnel.recall.source_budget_ms == {"two_tower": 5.0}
 
 
 def test_the_demo_itself_is_fine() -> None:

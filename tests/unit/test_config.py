@@ -72,6 +72,11 @@ def test_override_of_what_is_not_there_names_the_path(path: str) -> None:
         override(tree(a={"kind": "one"}), {path: 1.0})
 
 
+def test_removing_what_is_not_there_is_a_misspelling() -> None:
+    with pytest.raises(ConfigError, match=r"override steps\.b: there is no 'b' to remove"):
+        override(tree(a={"kind": "one"}), {"steps.b": None})
+
+
 def test_digest_follows_values_not_the_order_of_keys() -> None:
     one = convert({"steps": {"a": {"kind": "one"}, "b": {"kind": "two"}}}, Tree)
     other = convert({"steps": {"b": {"kind": "two"}, "a": {"kind": "one", "weight": 1.0}}}, Tree)

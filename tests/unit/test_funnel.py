@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tamis.errors import StepError
@@ -98,6 +98,36 @@ def test_sources_are_united_with_the_provenance_of_all() -> None:
 def test_a_cut_of_recall_is_a_snake_merge_of_the_sources() -> None:
     page = run(Stage("recall", {"a": Give((1, 2, 3, 4)), "b": Give((11, 12, 13))}, 4))
     assert page.items.ids.tolist() == [1, 11, 2, 12]
+
+
+def test_a_page_knows_the_rank_of_each_item_in_every_channel() -> None:
+    page = run(Stage("recall", {"a": Give((5, 3, 1)), "bad": Fail(), "b": Give((3, 9))}, 3))
+    assert page.items.ids.tolist() == [5, 3, 9]
+    assert page.ranks().tolist() == [[0, -1, -1], [1, -1, 0], [-1, -1, 1]]
+    assert page.found["a"].tolist() == [5, 3, 1]  # all of them, whatever the limit left
+    assert "bad" not in page.found
+
+
+def test_quotas_divide_the_limit_after_the_filters_and_a_patch_keeps_the_total() -> None:
+    steps = {"a": Give(tuple(range(40))), "b": Give(tuple(range(50, 90))), "even": Even()}
+    for quotas, wanted in (({"a": 6, "b": 2}, (6, 2)), ({"a": 6, "b": 6}, (4, 4)), ({"a": 0, "b": 1}, (0, 8))):
+        page = run(Stage("recall", steps, 8, quotas=quotas))
+        assert ((page.items.ids < 40).sum(), (page.items.ids >= 50).sum()) == wanted
+        assert (page.items.ids % 2 == 0).all()
+        assert page.items.column("score").tolist() == [-n for n in range(8)]
+
+
+def test_a_source_that_fails_leaves_its_places_to_the_others() -> None:
+    page = run(Stage("recall", {"bad": Fail(), "a": Give(tuple(range(9)))}, 6, quotas={"bad": 5, "a": 1}))
+    assert page.items.ids.tolist() == [0, 1, 2, 3, 4, 5]
+    assert page.degraded
+
+
+def test_in_threads_a_source_has_a_budget_of_its_own() -> None:
+    steps = {"slow": Give((1,), wait=1.0), "a": Give((2,), wait=0.1), "b": Give((3,))}
+    page = run(Stage("recall", steps, 10, parallel=True, source_budget_ms={"slow": 20}))
+    assert page.items.ids.tolist() == [2, 3]
+    assert {t.step: t.status for t in page.trace} == {"slow": "late", "a": "ok", "b": "ok"}
 
 
 def test_filters_scorers_and_limits_apply_in_order() -> None:
@@ -202,6 +232,7 @@ def test_the_tables_between_stages_can_be_kept() -> None:
 finite_or_not = st.floats(allow_nan=True, allow_infinity=True)
 
 
+@settings(deadline=None)  # the first call compiles
 @given(
     st.lists(st.lists(st.integers(0, 30), unique=True), max_size=5),
     st.dictionaries(st.integers(0, 30), finite_or_not),

@@ -1,6 +1,7 @@
 """Training some parts, or on some of the data."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tamis.artifact import current_name
-from tamis.assemble import ProjectConfig, load_model
+from tamis.artifact import Bundle, BundleWriter, current_name, published
+from tamis.assemble import ProjectConfig, TrainConfig, load_model
 from tamis.config import override
 from tamis.data.tables import RawTables
 from tamis.errors import ArtifactError, ConfigError, DataError
 from tamis.project import Project
-from tamis.train import Choice, Trained, train
+from tamis.train import Choice, Trained, release, train
 
 
 @pytest.fixture
@@ -123,3 +124,16 @@ def test_what_happened_before_since_teaches_nothing_but_stays_in_histories(feed:
 def test_a_since_after_everything_leaves_nothing_to_learn(feed: Project, tiny: Any) -> None:
     with pytest.raises(DataError, match="choose an earlier --since"):
         again(feed, tiny, Choice(since=tiny.dataset.span()[1] + 1))
+
+
+def test_trainings_that_end_at_once_are_all_written_down_and_one_is_served(tiny: Any, tmp_path: Path) -> None:
+    facts = {"code_version": "0", "config_digest": "d", "seed": 1, "trained_to": 0.0}
+    bundles = [BundleWriter(tmp_path).finish(facts) for _ in range(40)]
+
+    def end(bundle: Bundle) -> bool:
+        return release(bundle, tiny.trained.report, TrainConfig(keep_bundles=50))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(end, bundles))
+    assert sorted(published(tmp_path)) == sorted(bundle.name for bundle in bundles)
+    assert current_name(tmp_path) == published(tmp_path)[-1]

@@ -12,6 +12,7 @@ number, and an item that it does not know is relevant all the same and never fou
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from tamis.errors import ConfigError
 from tamis.evaluate.heads import judge_heads
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Report, Row, known
+from tamis.funnel import Stage
+from tamis.index.vectors import Vectors
+from tamis.merge import merged
 from tamis.stages import Source
 from tamis.types import ACTION_CODE, Candidates, Progress, Query, StepTrace, silent
 
@@ -81,7 +85,7 @@ def evaluate(
         requests=requests,
         test_since=split.test_since,
         test_until=split.test_until,
-        channels=pages.channels.means(),
+        channels=_with_index_recall(model, pages.channels.means()),
         stages=pages.stages.means(),
         heads=heads,
         page=summary.pop("tamis", {"ndcg@10": 0.0}),
@@ -140,17 +144,20 @@ class _Pages:
         page = self.past.model.funnel.run(query, keep=kept)
         self.traces.append(page.trace)
         recall = self.past.model.funnel.stages[0]
-        answers = {name: step.recall(query).ids for name, step in recall.steps.items() if isinstance(step, Source)}
+        sources = [name for name, step in recall.steps.items() if isinstance(step, Source)]
+        answers = {name: page.found.get(name, relevant[:0]) for name in sources}
         # A channel of a bundle made later than the query may find what was not published yet.
         found_by = {name: ids[~query.catalog.closed[ids]] for name, ids in answers.items()}
-        union = kept[recall.name].ids
+        union, allowed = kept[recall.name].ids, _allowed(query)
+        gains = _gains(recall, answers, allowed, relevant)
         for name, ids in found_by.items():
             others = [other for o, other in found_by.items() if o != name]
             elsewhere = np.unique(np.concatenate(others)) if others else ids[:0]
             alone = np.isin(relevant, ids) & ~np.isin(relevant, elsewhere)
-            self.channels.add(name, **_recalls(ids, relevant), only_here=float(alone.mean()), rows=len(ids))
+            self.channels.add(
+                name, **_recalls(ids, relevant), **gains[name], only_here=float(alone.mean()), rows=len(ids)
+            )
         self.channels.add("union", **_recalls(union, relevant), rows=len(union))
-        allowed = _allowed(query)
         truth = self._truth(user, now, allowed)
         reachable = np.isin(relevant, union)
         for stage, items in kept.items():
@@ -232,6 +239,34 @@ def _mean_of_best(values: NDArray[np.float64]) -> float:
 def _recalls(ids: NDArray[np.int64], relevant: NDArray[np.int64]) -> dict[str, float]:
     right = metrics.Relevant.of([relevant])
     return {f"recall@{cut}": metrics.recall_at_k(ids[None], right, cut) for cut in CUTS}
+
+
+def _with_index_recall(model: Model, channels: dict[str, Row]) -> dict[str, Row]:
+    """The rows of the channels, with the recall that was measured when an index of vectors was built."""
+    for name, step in model.funnel.stages[0].steps.items():
+        part: Any = step
+        for holder in ("known", "factors", "index"):  # where a part with vectors has them
+            part = getattr(part, holder, part)
+        if isinstance(part, Vectors) and name in channels:
+            channels[name]["index_recall"] = part.facts.recall
+    return channels
+
+
+def _gains(
+    recall: Stage, answers: dict[str, NDArray[np.int64]], allowed: NDArray[np.bool_], relevant: NDArray[np.int64]
+) -> dict[str, dict[str, float]]:
+    """channel → gain@k: what the union's recall@k would lose without it, the others sharing its places.
+
+    Nothing runs again: the union is made anew from what each channel found, less what was closed or seen.
+    """
+    size = recall.limit or PAGE
+    whole = _recalls(merged(answers, allowed, recall.quotas, size), relevant)
+    out = {}
+    for name in answers:
+        others = {other: ids for other, ids in answers.items() if other != name}
+        without = _recalls(merged(others, allowed, recall.quotas, size), relevant)
+        out[name] = {f"gain@{cut}": whole[f"recall@{cut}"] - without[f"recall@{cut}"] for cut in CUTS}
+    return out
 
 
 def _latency(traces: list[tuple[StepTrace, ...]]) -> dict[str, Row]:

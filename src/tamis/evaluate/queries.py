@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tamis.assemble import Model
 from tamis.data.attribution import places_of
-from tamis.data.dataset import Dataset, Events
+from tamis.data.dataset import DAY_SECONDS, Dataset, Events
 from tamis.data.samples import Log, Samples, Timeline, build_samples
 from tamis.data.split import Split
 from tamis.types import ACTIONS, Action, Catalog, Exact, History, Query
@@ -99,8 +99,15 @@ class Past:
         )
 
     def seen_items(self, user: int, now: float) -> NDArray[np.int64]:
-        """[n] distinct items of the bundle that the user was shown or acted on strictly before `now`."""
-        items = np.unique(self.by_user.item[self._before(user, now)]).astype(np.int64)
+        """[n] distinct items of the bundle that the user met strictly before `now`, and not too long ago.
+
+        The live filters forget between `state.seen_days` and a generation later; here it is after exactly so long.
+        """
+        before, days = self._before(user, now), self.model.config.state.seen_days
+        if days:
+            since = self._before(user, now - days * DAY_SECONDS).stop
+            before = slice(since, before.stop)
+        items = np.unique(self.by_user.item[before]).astype(np.int64)
         return items[items < len(self.model.catalog)]
 
     def request(self, samples: Samples, row: int) -> Query:

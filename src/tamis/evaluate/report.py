@@ -19,8 +19,9 @@ def known(row: Row) -> Row:
 class Report(Config, frozen=True):
     """What the assembled funnel did on the held-out days. Every number is a mean over users or requests.
 
-    channels: channel → recall@k of the channel alone, of what was published by then; share of the relevant items that
-    only it found, mean rows.
+    channels: channel → recall@k of the channel alone, of what was published by then; gain@k, what the union's recall@k
+    would lose without it, its places going to the others; share of the relevant items that only it found, mean rows;
+    where it searches vectors, index_recall, the share of the exact answer that its index found when it was built.
     stages: stage → survival (share of the reachable relevant items still there), rows; in a simulated world, the mean
     true click rate of the best ten items still there.
     heads: head → auc, gauc, log_loss, calibration_error, rate, rows; for "play": mean absolute error, rank correlation.

@@ -88,7 +88,14 @@ def learn(towers: Towers, inputs: Inputs, plan: ContrastPlan, seed: int) -> Repo
 def batch_loss(towers: Towers, batch: ContrastBatch, plan: ContrastPlan) -> Tensor:
     """The mean loss of the batch's positives."""
     users = towers.users(batch.user_codes, batch.user_dense, batch.history_codes)
-    items = towers.items(batch.item_codes, batch.item_dense)
+    loss = contrast_loss(users, towers.items(batch.item_codes, batch.item_dense), batch, plan)
+    if batch.views is None:
+        return loss
+    return loss + plan.views.weight * view_loss(towers, batch.views, plan.views.temperature)
+
+
+def contrast_loss(users: Tensor, items: Tensor, batch: ContrastBatch, plan: ContrastPlan) -> Tensor:
+    """The same without the second task, from the vectors of the batch's users [r, d] or [r, k, d] and items [u, d]."""
     log_weight = batch.log_weight
     if plan.objectives and users.dim() == 3:
         log_weight, users = log_weight.repeat_interleave(users.shape[1], 0), users.flatten(0, 1)
@@ -98,10 +105,7 @@ def batch_loss(towers: Towers, batch: ContrastBatch, plan: ContrastPlan) -> Tens
     else:
         positive = (users[batch.request_of] * own[:, None]).sum(2).amax(1)
         negative = negative.amax(1)
-    loss = mean_loss(Cosines(positive, negative, log_weight, batch.request_of, batch.correction), plan.loss)
-    if batch.views is None:
-        return loss
-    return loss + plan.views.weight * view_loss(towers, batch.views, plan.views.temperature)
+    return mean_loss(Cosines(positive, negative, log_weight, batch.request_of, batch.correction), plan.loss)
 
 
 class BatchMaker:

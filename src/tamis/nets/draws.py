@@ -115,14 +115,21 @@ class Drawer:
         """[r] positives of each request."""
         return np.diff(self.starts)
 
+    def positives(self, requests: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[p] the rows of all positives of these requests, request by request."""
+        counts = self.per_request[requests]
+        at = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.asarray(self.rows[np.repeat(self.starts[requests], counts) + at])
+
+    def wanted(self, requests: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[p] their items."""
+        return np.asarray(self.samples.item[self.positives(requests)], np.int64)
+
     def draw(self, requests: NDArray[np.int64], hard: NDArray[np.int64] | None = None) -> Draw:
         """The batch of all positives of these requests. hard: [r, h] items of their own, −1 = none."""
         hard = np.empty((len(requests), 0), np.int64) if hard is None else hard
-        counts = self.per_request[requests]
-        request_of = np.repeat(np.arange(len(requests)), counts)
-        at = np.arange(len(request_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-        row = self.rows[np.repeat(self.starts[requests], counts) + at]
-        wanted = self.samples.item[row].astype(np.int64)
+        request_of = np.repeat(np.arange(len(requests)), self.per_request[requests])
+        wanted = self.wanted(requests)
         drawn = np.searchsorted(self._cumulative, self._random.random(self.extra), "right")
         drawn = self._there[np.minimum(drawn, len(self._there) - 1)]  # rounding may leave the last sum a hair under 1
         easy = len(wanted) + self.extra
@@ -135,7 +142,7 @@ class Drawer:
         expected = len(wanted) * self._positive_share[items] + self.extra * self._extra_share[items]
         return Draw(
             items=items,
-            row=row,
+            row=self.positives(requests),
             request_of=request_of,
             column_of=place[: len(wanted)],
             log_frequency=np.log(np.maximum(expected / max(1, easy), 1e-30)).astype(np.float32),

@@ -22,10 +22,12 @@ class Table(nn.Module):
     those rows. The table's own `weight` therefore never holds a gradient.
 
     moving: [rows] True for the rows that may move; None = all.
+    first_order: the rows are not embeddings but the weights of a linear model, which the optimizer moves faster.
     """
 
     def __init__(self, rows: int, size: int, generator: torch.Generator, spread: float = INITIAL_SPREAD) -> None:
         super().__init__()
+        self.first_order = False
         weight = torch.from_numpy(kernels.by_cache_line((rows, size), np.float32))
         weight.normal_(0.0, spread, generator=generator)
         weight[0] = 0.0

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tamis.nets import mixture_kernels as kernels
 from tamis.nets.layers import linear, uniform
 from tamis.nets.parallel import side_by_side, spans
+from tamis.nets.products import cast, product
 from tamis.nets.spread import Rows, spread
 
 POLARIZED = 0.95
@@ -138,11 +139,12 @@ class _Meet(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, user: Tensor, item: Tensor, weight: Tensor, rows: Rows) -> Tensor:
-        out = item @ weight.t()
+        left, right = cast(item), cast(weight)
+        out = product(left, right.t())
         half, sums = user.numpy(), out.numpy()
         side_by_side(spans(rows.first), lambda _, part: kernels.meet(half, sums, rows.first, part))
         ctx.rows = rows
-        ctx.save_for_backward(item, weight, out)
+        ctx.save_for_backward(left, right, out)
         return out
 
     @staticmethod
@@ -153,7 +155,8 @@ class _Meet(torch.autograd.Function):
         given, slopes = out.numpy(), (of_sum.numpy(), of_user.numpy())
         back = slope.contiguous().numpy()
         side_by_side(spans(first), lambda _, part: kernels.meet_gradient(given, back, slopes, first, part))
-        return of_user, of_sum @ weight, of_sum.t() @ item, None
+        slim = of_sum.to(item.dtype)
+        return of_user, product(slim, weight), product(slim.t(), item), None
 
 
 class _FanOut(torch.autograd.Function):
@@ -161,18 +164,20 @@ class _FanOut(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return torch.baddbmm(bias, x.view(-1, *weight.shape[:2]).transpose(0, 1), weight)
+        left, right = cast(x), cast(weight)
+        ctx.save_for_backward(left, right)
+        return product(left.view(-1, *weight.shape[:2]).transpose(0, 1), right, bias)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         experts, inputs = weight.shape[:2]
+        slim = slope.to(x.dtype)
         of_x = torch.empty_like(x)
         for e in range(experts):
-            torch.mm(slope[e], weight[e].t(), out=of_x[:, e * inputs : (e + 1) * inputs])
-        of_weight = torch.bmm(x.view(-1, experts, inputs).permute(1, 2, 0), slope)
-        return of_x, of_weight, slope.sum(1, keepdim=True)
+            torch.mm(slim[e], weight[e].t(), out=of_x[:, e * inputs : (e + 1) * inputs])
+        of_weight = product(x.view(-1, experts, inputs).permute(1, 2, 0), slim)
+        return of_x.to(slope.dtype), of_weight, slope.sum(1, keepdim=True)
 
 
 class _Mix(torch.autograd.Function):

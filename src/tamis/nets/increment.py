@@ -14,7 +14,7 @@ import numpy as np
 from tamis.errors import ConfigError
 from tamis.features.inputs import Inputs
 from tamis.nets.contrast import learn
-from tamis.nets.tower import Towers, export_towers, id_fields, numbers_of
+from tamis.nets.tower import Towers, export_user_tower, id_fields, numbers_of
 from tamis.nets.tower_plan import ContrastPlan
 from tamis.nets.weights import read_weights, restore
 
@@ -37,6 +37,6 @@ def move_user_ids(inputs: Inputs, plan: ContrastPlan, seed: int, nets: tuple[Pat
     towers.table.moving = moving
     once = replace(plan.training, epochs=1, patience=0, unknown_share=0.0, in_order=True)
     learn(towers, inputs, replace(plan, training=once, views=replace(plan.views, weight=0.0)), seed)
-    export_towers(towers, inputs.layout, new)
+    export_user_tower(towers, inputs.layout, new)
     for file in sorted(old.glob("item.*")):
         shutil.copyfile(file, new / file.name)

@@ -11,7 +11,7 @@ from tamis.nets.batch import tensor
 from tamis.nets.draws import acted_rows
 from tamis.nets.tower import Towers
 from tamis.nets.tower_plan import ContrastPlan
-from tamis.types import Features
+from tamis.types import Catalog
 
 _ITEMS_AT_ONCE = 8192
 _USERS_AT_ONCE = 256
@@ -22,7 +22,7 @@ class RecallJudge:
 
     def __init__(self, inputs: Inputs, plan: ContrastPlan) -> None:
         self.inputs, self.k = inputs, plan.judge_k
-        self.rows, self.starts = _positives_of(inputs.valid, plan)
+        self.rows, self.starts = positives_of(inputs.valid, plan)
         requests = np.flatnonzero(np.diff(self.starts))
         self.requests = requests[:: max(1, len(requests) // plan.judge_requests)]
 
@@ -32,8 +32,8 @@ class RecallJudge:
             return 0.0
         catalog, found, count = self.inputs.catalog, 0, 0
         there = self.inputs.items_there
-        vectors = torch.cat([_items(towers, catalog.features(part)) for part in _blocks(there, _ITEMS_AT_ONCE)])
-        for part in _blocks(self.requests, _USERS_AT_ONCE):
+        vectors = vectors_of(towers, catalog, there)
+        for part in blocks(self.requests, _USERS_AT_ONCE):
             batch = self.inputs.batch(self.inputs.valid, part)
             users = towers.users(tensor(batch.user_codes), tensor(batch.user_dense), tensor(batch.history_codes))
             cosines = users @ vectors.T
@@ -46,16 +46,19 @@ class RecallJudge:
         return found / count
 
 
-def _positives_of(samples: Samples, plan: ContrastPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def positives_of(samples: Samples, plan: ContrastPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(positive rows, [r + 1] where each request's begin); none when the samples lack the actions."""
     known = any(name in samples.labels for name in plan.positives)
     rows = np.flatnonzero(acted_rows(samples, plan.positives)) if known else np.empty(0, np.int64)
     return rows, np.searchsorted(rows, samples.first)
 
 
-def _items(towers: Towers, features: Features) -> Tensor:
-    return towers.items(tensor(features.codes), tensor(features.dense))
+def vectors_of(towers: Towers, catalog: Catalog, items: NDArray[np.int64]) -> Tensor:
+    """[n, vector_size] of some items of the catalogue, at least one."""
+    parts = (catalog.features(part) for part in blocks(items, _ITEMS_AT_ONCE))
+    return torch.cat([towers.items(tensor(part.codes), tensor(part.dense)) for part in parts])
 
 
-def _blocks(values: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+def blocks(values: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """The values in pieces of `size`."""
     return [values[start : start + size] for start in range(0, len(values), size)]

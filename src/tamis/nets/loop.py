@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tamis.errors import ConfigError
 from tamis.nets.optimizer import Optimizer
 from tamis.nets.plans import TrainingPlan
+from tamis.nets.products import precision
 from tamis.types import Progress
 
 log = structlog.get_logger(__name__)
@@ -70,8 +71,9 @@ def train(net: nn.Module, problem: Problem[B], plan: TrainingPlan, seed: int) ->
             for batch, rows in _fetched(problem, batches, plan.prefetch):
                 share = 1.0 - (1.0 - plan.decay_to) * done / total
                 optimizer.clear()
-                loss = problem.loss(batch)
-                loss.backward()  # type: ignore[no-untyped-call]
+                with precision(plan.precision):
+                    loss = problem.loss(batch)
+                    loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step(share)
                 done += rows
                 problem.progress(problem.name, done, total)

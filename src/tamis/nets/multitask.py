@@ -1,6 +1,8 @@
 """The fine ranker's net: fused embeddings, attention over the last actions, mixture of experts, a tower per head.
 
-Beside the towers every head has a straight line from the inputs ("wide"), which learns what needs no crossing sooner.
+Beside the towers every head has a linear model ("wide"), which learns what needs no crossing sooner: a straight line
+from what the experts read, and a weight for every code of the item (its id, author, category …), which says how good
+such an item is to anyone. An embedding says so only through layers that all items share, too slowly for rare ones.
 (Cheng et al., "Wide & deep learning for recommender systems", 2016.)
 """
 
@@ -35,6 +37,7 @@ from tamis.nets.tower import IdHider
 log = structlog.get_logger(__name__)
 _SAMPLE_REQUESTS = 5_000
 _JUDGE_ROWS = 8_192
+_EVEN = 4  # rows of a table are as wide as a multiple of it
 INPUTS = ("user_codes", "user_dense", "history_codes", "item_codes", "item_dense", "item_dynamic")
 
 
@@ -75,6 +78,8 @@ class MultitaskNet(nn.Module):
         if shape.wide:
             halves = [linear(width, len(heads), generator, bias=False, fan_in=sum(widths)) for width in widths]
             self.wide = nn.ModuleList(halves)
+            self.first_order = Table(layout.table_size, -(-len(heads) // _EVEN) * _EVEN, generator, 0.0)
+            self.first_order.first_order = True
 
     def forward(self, batch: Sequence[Tensor], row_of: Tensor | None) -> Tensor:
         """Logits [heads, n]. batch: the six `INPUTS`, shaped as in `NetBatch`.
@@ -85,7 +90,9 @@ class MultitaskNet(nn.Module):
         out: Tensor = self.towers(self.experts(user, item, rows))
         if self.wide is not None:
             of_user, of_item = self.wide
-            out = out + (spread(of_user(user), rows) + of_item(item)).t()
+            each = (len(self.item_widths), self.first_order.size)
+            codes = self.first_order(batch[3], self.item_widths).unflatten(1, each).sum(1)
+            out = out + (spread(of_user(user), rows) + of_item(item) + codes[:, : len(self.heads)]).t()
         return out
 
     def sides(self, batch: Sequence[Tensor], row_of: Tensor | None) -> tuple[Tensor, Tensor, Rows | None]:

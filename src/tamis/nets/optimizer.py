@@ -70,8 +70,10 @@ class _Rows:
             free = self.table.moving[distinct]
             distinct, sums = distinct[free], sums[free]
         self._steps += 1
-        rate, root = self._plan.embedding_learning_rate * share, math.sqrt(1.0 - BETAS[1] ** self._steps)
-        adam = (rate * root / (1.0 - BETAS[0] ** self._steps), EPSILON * root, *BETAS, self._plan.l2)
+        plan, line = self._plan, self.table.first_order
+        rate = share * (plan.wide_learning_rate if line else plan.embedding_learning_rate)
+        root = math.sqrt(1.0 - BETAS[1] ** self._steps)
+        adam = (rate * root / (1.0 - BETAS[0] ** self._steps), EPSILON * root, *BETAS, 0.0 if line else plan.l2)
 
         def work(_: int, part: Span) -> None:
             rows = slice(*part)

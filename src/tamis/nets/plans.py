@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 P = TypeVar("P")
+Precision = Literal["float32", "mixed"]
 
 
 def plan_of(kind: type[P], config: Any, **others: Any) -> P:
@@ -21,9 +22,11 @@ class TrainingPlan:
 
     epochs: most passes over the training requests.   batch_size: rows (not requests) per step, whole requests only.
     learning_rate: Adam's, for everything but the embeddings.   embedding_learning_rate: of the fused table's rows.
+    wide_learning_rate: of the rows of first-order tables, single numbers that have further to go and are not pulled.
     l2: pull of the touched embedding rows towards zero.   decay_to: learning rates fall linearly to this share.
     patience: epochs without a better validation score before stopping; 0 = never stop early, keep the last.
     unknown_share: share of rows that are trained with the id taken away, so that new users and items are understood.
+    precision: of matrix products, see `nets.products`.
     threads: of torch.   prefetch: gather the next batch while this one is computed.
     in_order: requests as they come, not shuffled anew for each epoch.
     """
@@ -32,10 +35,12 @@ class TrainingPlan:
     batch_size: int = 2048
     learning_rate: float = 1e-3
     embedding_learning_rate: float = 1e-3
+    wide_learning_rate: float = 1e-2
     l2: float = 0.0
     decay_to: float = 1.0
     patience: int = 1
     unknown_share: float = 0.0
+    precision: Precision = "float32"
     threads: int = 2
     prefetch: bool = True
     in_order: bool = False
@@ -49,7 +54,8 @@ class MultitaskShape:
     embedding_spread: standard deviation of a new embedding; what a rare id keeps of it is noise.
     experts: nets that the tasks share, 1 = a shared bottom.   expert_hidden, tower_hidden: widths of their layers.
     gate_dropout: share of gate weights masked in training, against gates that pick a single expert.
-    wide: a straight line from the inputs to every head, beside the towers.
+    wide: beside the towers, a straight line from the inputs to every head, and a weight of its own for each head and
+    code of the item.
     """
 
     embedding_size: int = 16

@@ -109,14 +109,22 @@ class _ItemSide(nn.Module):
 
 def export_towers(towers: Towers, layout: Layout, folder: Path) -> None:
     """Writes user.onnx (`USER_INPUTS`) and item.onnx (`ITEM_INPUTS`): any number of rows → output "vector"."""
+    export_user_tower(towers, layout, folder)
+    item_codes = torch.zeros(2, layout.item_codes, dtype=torch.int32)
+    item = dict(zip(ITEM_INPUTS, (item_codes, torch.zeros(2, len(layout.item_dense))), strict=True))
+    _export_side(_ItemSide(towers), item, folder / "item.onnx")
+
+
+def export_user_tower(towers: Towers, layout: Layout, folder: Path) -> None:
+    """Writes user.onnx alone."""
     codes, dense = torch.zeros(2, layout.user_codes, dtype=torch.int32), torch.zeros(2, len(layout.user_dense))
     history = torch.zeros(2, layout.history_length, layout.history_codes, dtype=torch.int32)
     user = dict(zip(USER_INPUTS, (codes, dense, history), strict=True))
-    item_codes = torch.zeros(2, layout.item_codes, dtype=torch.int32)
-    item = dict(zip(ITEM_INPUTS, (item_codes, torch.zeros(2, len(layout.item_dense))), strict=True))
-    for name, side, example in (("user", _UserSide(towers), user), ("item", _ItemSide(towers), item)):
-        rows = {each: {0: "rows"} for each in (*example, "vector")}
-        export(side, example, ["vector"], folder / f"{name}.onnx", rows)
+    _export_side(_UserSide(towers), user, folder / "user.onnx")
+
+
+def _export_side(side: nn.Module, example: dict[str, Tensor], path: Path) -> None:
+    export(side, example, ["vector"], path, {each: {0: "rows"} for each in (*example, "vector")})
 
 
 def numbers_of(inputs: Inputs) -> Numbers:

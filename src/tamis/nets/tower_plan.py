@@ -79,13 +79,13 @@ class ContrastPlan:
 
     towers: TowerPlan
     training: TrainingPlan
-    loss: LossPlan
-    views: ViewsPlan
     positives: tuple[str, ...]
-    objectives: bool
     log_q: float
     extra_negatives: int
     extra_exponent: float
+    loss: LossPlan = LossPlan()
+    views: ViewsPlan = ViewsPlan()
+    objectives: bool = False
     hard_share: float = 0.0
     hard_negatives: int = 4
     judge_k: int = 100

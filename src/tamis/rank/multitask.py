@@ -25,7 +25,7 @@ from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.labels import PLAY, per_click_heads, unlearnable
-from tamis.nets.plans import MultitaskShape, TrainingPlan, plan_of
+from tamis.nets.plans import MultitaskShape, Precision, TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.rank.calibrate import Isotonic, Platt
 from tamis.types import Candidates, Columns, Query
@@ -56,16 +56,18 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     expert_hidden: tuple[int, ...] = (128, 64)  # layers of each expert
     tower_hidden: tuple[int, ...] = (32,)  # hidden layers of each head's tower
     gate_dropout: float = 0.1  # share of gate weights masked in training
-    wide: bool = True  # a straight line from the inputs to every head, beside the towers
+    wide: bool = True  # a linear model beside the towers: of all inputs, and of every code of the item
     epochs: int = 3  # most passes over the shown rows
     patience: int = 1  # epochs without a better validation AUC before stopping; 0 = never stop early
     batch_size: int = 2048  # rows per step
     learning_rate: float = 1e-3  # of the layers
     embedding_learning_rate: float = 1e-3  # of the embedding table
+    wide_learning_rate: float = 1e-2  # of the weights of the item's codes in the linear model
     decay_to: float = 1.0  # learning rates fall linearly to this share of themselves
     l2: float = 0.0  # pull of the touched embeddings towards zero
     calibration: Literal["platt", "isotonic", "none"] = "platt"  # learnt on the validation rows
     unknown_share: float = 0.1  # share of rows trained without their id, for users and items that are new
+    precision: Precision = "float32"  # "mixed": products of training in 16 bits, where the processor is made for it
     threads: int = 2  # of torch in training; another number gives other last digits
 
     def __post_init__(self) -> None:

@@ -193,7 +193,7 @@ class Engine:
             history=_history(user, view, self.model.history_actions),
             features=self._features(number, user, moment),
             catalog=view.catalog,
-            seen=Generations(user.seen),
+            seen=Generations.alive(user.seen, now),
             context=request.context,
         )
 

@@ -17,6 +17,7 @@ from tamis.state.settings import StateConfig
 from tamis.types import TIMELINE
 
 SEEDED: Final = "seeded_from"
+REPLACED: Final = "seeded_from_other_data"  # like SEEDED, of a data folder in place of the one that SEEDED speaks of
 _COLUMNS: Final = ("user", "item", "action", "value", "time", "event_id")
 log = structlog.get_logger("tamis.state")
 
@@ -43,14 +44,16 @@ def catch_up(state: State, dataset: Dataset, config: StateConfig) -> None:
     """
     facts = {"imports": dataset.manifest.imports, **dataset.counts()}
     now = ",".join(f"{name}={count}" for name, count in sorted(facts.items()))
-    before = state.facts().get(SEEDED, "")
-    if now == before or not facts["imports"]:
+    remembered = state.facts()
+    before = remembered.get(SEEDED, "")
+    if now in (before, remembered.get(REPLACED)) or not facts["imports"]:
         return
     known = dict(pair.split("=") for pair in before.split(",")) if before else {"imports": "0"}
     since = int(known.get("imports", facts["imports"]))
     if since >= facts["imports"]:
         log.warning("the data were imported anew: users known before keep the past they have", before=before, now=now)
         state.seed(rows_of(dataset, config))
+        state.remember(REPLACED, now)  # not as SEEDED: rows hold numbers of the old imports, and those must stay passed
         return
     events = _events(dataset, since)  # read once for both
     state.seed(_rows(pasts_of(dataset, events, since), config))

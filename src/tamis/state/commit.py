@@ -13,7 +13,10 @@ committed was never there.
 """
 
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +35,17 @@ Work = Callable[[Any], T]
 _GROUP: Final = 64  # most callers in one transaction: bounds how long the first of them waits
 _LARGEST_STEP: Final = 16 * 2**30
 _SMALLEST_MAP: Final = 2**20
+_FILE: Final = "data.mdb"
+_YOUNG_SECONDS: Final = 1.0  # an empty file this young may be one that another process is just making
+_WALK: Final = """
+import lmdb, sys
+folder, *names = sys.argv[1:]
+with lmdb.open(folder, max_dbs=len(names), create=False) as store, store.begin() as txn:
+    for name in names:
+        if txn.get(name.encode()) is not None:
+            for _ in txn.cursor(store.open_db(name.encode(), txn=txn, create=False)):
+                pass
+"""
 
 
 class Gate:
@@ -113,7 +127,9 @@ class Transactions:
         )
 
     def _open(self, names: Sequence[str], config: StateConfig) -> Any:
+        file = self._folder / _FILE
         try:
+            self._refuse_emptied(file)
             there = next(folder for folder in self._folder.absolute().parents if folder.is_dir())
             folder_durably(self._folder.absolute(), there)
             environment = lmdb.open(
@@ -128,9 +144,24 @@ class Transactions:
             )
             environment.reader_check()  # slots of processes that were killed would keep old pages alive
             sync(self._folder)  # LMDB flushes its file but not the file's name
+        except lmdb.InvalidError:
+            raise self._damaged("is no state store of LMDB") from None
         except (lmdb.Error, OSError) as error:
             raise StateError(f"{self._folder}: cannot open the state store: {error}") from error
+        wanted, there_are = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"], file.stat().st_size
+        if there_are < wanted and not _readable(self._folder, names):
+            environment.close()
+            raise self._damaged(f"is cut short: {there_are:,} bytes, wanted {wanted:,}")
         return environment
+
+    def _refuse_emptied(self, file: Path) -> None:
+        """LMDB takes an empty file for a new store, and what was in it would be forgotten without a word."""
+        if file.exists() and not file.stat().st_size and time.time() - file.stat().st_mtime > _YOUNG_SECONDS:
+            raise self._damaged("is empty")
+
+    def _damaged(self, what: str) -> StateError:
+        hint = "put back a copy of the folder, or remove it to begin a new state from the imported data"
+        return StateError(f"{self._folder / _FILE}: {what}; {hint}")
 
     def read(self, work: Work[T]) -> T:
         """What `work` gives on one consistent snapshot. It must copy what it returns, and open no other transaction."""
@@ -265,3 +296,12 @@ class Transactions:
 
     def _refusal(self, error: Exception) -> StateError:
         return StateError(f"{self._folder}: the state store refused: {error}")
+
+
+def _readable(folder: Path, names: Sequence[str]) -> bool:
+    """Whether every entry can be read, found out by another process, since reading behind the end of a map kills.
+
+    Only for files that end before their last page: nearly all are damaged, but LMDB may leave free pages unwritten.
+    """
+    walk = [sys.executable, "-c", _WALK, str(folder), *names]
+    return not subprocess.run(walk, capture_output=True, check=False).returncode

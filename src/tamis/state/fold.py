@@ -3,6 +3,7 @@
 Pure: the same row and the same events in the same order give the same bytes, whatever the batches they came in.
 """
 
+import math
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.bloom import Bloom, add_to_bytes, parameters
+from tamis.bloom import Bloom, add_to_bytes, count_of, expiry, parameters, started
 from tamis.state.protocol import Event, Past, UserRow
 from tamis.state.rows import Draft, last_import, pack, unpack, user_row
 from tamis.state.settings import StateConfig
@@ -21,29 +22,48 @@ from tamis.types import ACTION_CODE, ACTIONS, TIMELINE, item_key
 _ENTRY: Final = struct.Struct("<QdfB3x")  # one entry of types.TIMELINE
 _TIME: Final = struct.Struct("<d")
 _TIME_OFFSET: Final = 8
+_DAY_SECONDS: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The settings as the reducer needs them. actions: codes that go into the timeline. empty: a new generation."""
+    """The settings as the reducer needs them.
+
+    actions: codes that go into the timeline.   empty: a new generation.   seconds: what was shown is remembered for
+    at least so long, infinity = by number alone.
+    """
 
     timeline_bytes: int
     actions: frozenset[int]
     capacity: int
     generations: int
     empty: bytes
+    seconds: float
 
     @staticmethod
     def of(config: StateConfig) -> "Rules":
         """The rate of one generation follows from that of all: 1 − (1 − rate)^(1 / generations)."""
+        seconds = config.seen_days * _DAY_SECONDS or math.inf
         rate = 1 - (1 - config.seen_false_positive_rate) ** (1 / config.seen_generations)
         return Rules(
             timeline_bytes=config.timeline_limit * TIMELINE.itemsize,
             actions=frozenset(ACTION_CODE[name] for name in config.timeline_actions),
             capacity=config.seen_capacity,
             generations=config.seen_generations,
-            empty=Bloom(*parameters(config.seen_capacity, rate)).to_bytes(),
+            empty=Bloom(*parameters(config.seen_capacity, rate), 0.0 if config.seen_days else math.inf).to_bytes(),
+            seconds=seconds,
         )
+
+    def expires(self, time: float) -> float:
+        """When a generation that takes what was shown at `time` is forgotten.
+
+        Time is cut into slots of seconds / (generations − 1) since the epoch, a generation belongs to one slot and
+        lives so many seconds past its end: those that are alive are never more than the settings keep.
+        """
+        if self.seconds == math.inf:
+            return math.inf
+        slot = self.seconds / (self.generations - 1)
+        return (math.floor(time / slot) + 1) * slot + self.seconds
 
 
 def fold(raw: bytes | None, events: Iterable[tuple[int, Event]], rules: Rules) -> bytes:
@@ -96,19 +116,24 @@ def row_from_history(
     draft.counts = np.bincount(entries["action"], minlength=len(ACTIONS)).tolist()
     kept = entries[np.isin(entries["action"], list(rules.actions))]
     draft.timeline = bytearray(kept[np.argsort(kept["time"], kind="stable")].tobytes()[-rules.timeline_bytes :])
-    draft.seen = [bytearray(bloom.to_bytes()) for bloom in _generations(entries["key"], rules)]
+    draft.seen = [bytearray(bloom.to_bytes()) for bloom in _generations(entries, rules)]
     if profile:
         draft.profile = msgspec.msgpack.encode(profile)
     return user_row(pack(draft))
 
 
-def _generations(keys: NDArray[np.uint64], rules: Rules) -> list[Bloom]:
-    """What `_see` makes of many keys in turn: bit for bit the same, with all hashes computed at once."""
+def _generations(entries: NDArray[Any], rules: Rules) -> list[Bloom]:
+    """What `_see` makes of many entries in turn: bit for bit the same, with all hashes computed at once."""
     empty = Bloom.from_bytes(rules.empty)
-    out = [empty] if len(keys) else []
-    flags = bytearray(empty.bits)
-    count = 0
-    for positions in empty.positions(keys).tolist():
+    out: list[Bloom] = []
+    flags, count, expires = bytearray(empty.bits), 0, -math.inf
+    times = entries["time"].tolist()
+    for time, positions in zip(times, empty.positions(entries["key"]).tolist(), strict=True):
+        if rules.expires(time) > expires:
+            if count:
+                out.append(empty.with_flags(flags, count, expires))
+                flags, count = bytearray(empty.bits), 0
+            expires = rules.expires(time)
         new = False
         for position in positions:
             if not flags[position]:
@@ -116,11 +141,10 @@ def _generations(keys: NDArray[np.uint64], rules: Rules) -> list[Bloom]:
                 new = True
         count += new
         if count >= rules.capacity:
-            out[-1] = empty.with_flags(flags, count)
-            out.append(empty)
+            out.append(empty.with_flags(flags, count, expires))
             flags, count = bytearray(empty.bits), 0
-    if out:
-        out[-1] = empty.with_flags(flags, count)
+    if times:
+        out.append(empty.with_flags(flags, count, expires))
     return out[-rules.generations :]
 
 
@@ -129,21 +153,25 @@ def _fold(draft: Draft, rules: Rules, action: int, key: int | None, moment: tupl
     draft.counts[action] += 1
     if key is None:
         return
-    _see(draft.seen, key, rules)
+    time, value = moment
+    _see(draft.seen, key, time, rules)
     if action in rules.actions:
-        time, value = moment
         _insert(draft.timeline, _ENTRY.pack(key, time, value, action), time)
         excess = len(draft.timeline) - rules.timeline_bytes
         if excess > 0:
             del draft.timeline[:excess]
 
 
-def _see(seen: list[bytearray], key: int, rules: Rules) -> None:
+def _see(seen: list[bytearray], key: int, time: float, rules: Rules) -> None:
     """Adds the key to the newest generation, also when an older one has it: met again, remembered for longer."""
     if not seen or len(seen[-1]) != len(rules.empty):  # none yet, or the settings changed since it was started
-        seen.append(bytearray(rules.empty))
+        seen.append(started(rules.empty, rules.expires(time)))
+    elif rules.seconds < math.inf and rules.expires(time) > expiry(seen[-1]):
+        if not count_of(seen[-1]):
+            seen.pop()
+        seen.append(started(rules.empty, rules.expires(time)))  # what comes late goes to the newest, and stays longer
     if add_to_bytes(seen[-1], key) >= rules.capacity:
-        seen.append(bytearray(rules.empty))
+        seen.append(started(rules.empty, expiry(seen[-1])))
     del seen[: -rules.generations]
 
 

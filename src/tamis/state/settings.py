@@ -15,7 +15,8 @@ class StateConfig(Config, frozen=True):
     are only counted and mark their item as seen.
     seen_capacity: shown items per Bloom generation; a full one starts the next.   seen_generations: generations kept,
     so that between (generations − 1)·capacity and generations·capacity of the newest shown items are remembered.
-    seen_false_positive_rate: of all full generations together.
+    seen_days: what was shown is forgotten between so many days and generations / (generations − 1) times as many
+    after it; 0 = by number alone.   seen_false_positive_rate: of all full generations together.
     map_size_gib: address space the LMDB file starts with; it grows by itself.   max_readers: reads under way at once,
     of all processes.   durable: False gives up the fsync of every transaction: a killed process still loses nothing, a
     machine that loses power may lose or damage the file; for tests and simulations.
@@ -25,6 +26,7 @@ class StateConfig(Config, frozen=True):
     timeline_actions: tuple[str, ...] = ("click", "like", "collect", "share", "comment", "follow", "long_view", "rate")
     seen_capacity: int = 500
     seen_generations: int = 4
+    seen_days: float = 0.0
     seen_false_positive_rate: float = 0.01
     map_size_gib: float = 4.0
     max_readers: int = 512
@@ -36,6 +38,10 @@ class StateConfig(Config, frozen=True):
                 raise ValueError(f"{name} is {getattr(self, name)}: wanted at least 1")
         if self.seen_generations > 255:
             raise ValueError(f"seen_generations is {self.seen_generations}: wanted at most 255")
+        if self.seen_days < 0:
+            raise ValueError(f"seen_days is {self.seen_days}: wanted 0 or more")
+        if self.seen_days and self.seen_generations < 2:
+            raise ValueError("seen_days wants at least 2 seen_generations, so that one can expire")
         if not 0 < self.seen_false_positive_rate < 1:
             raise ValueError(f"seen_false_positive_rate is {self.seen_false_positive_rate}: wanted inside (0, 1)")
         if not 0 < self.map_size_gib <= _LARGEST_MAP_GIB:

@@ -25,14 +25,15 @@ from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Report
 from tamis.features.prepare import Moment, prepare
 from tamis.filters.blocked import Blocked, BlockedConfig
-from tamis.funnel import Funnel
+from tamis.filters.seen import Seen, SeenConfig
+from tamis.funnel import Funnel, Stage
 from tamis.project import create
 from tamis.serving.engine import Engine
 from tamis.serving.opening import rows_of
 from tamis.serving.wire import RecommendRequest
 from tamis.state.memory import Memory
 from tamis.state.protocol import Event
-from tamis.types import ACTION_CODE, ACTIONS, Page, Query, silent
+from tamis.types import ACTION_CODE, ACTIONS, Candidates, Page, Query, silent
 
 ARRAYS = ("user", "time", "first", "item", "position")
 
@@ -76,6 +77,7 @@ def test_the_report_has_all_its_parts_and_only_finite_numbers(tiny) -> None:
     funnel = tiny.project.config.funnel
     sources = {"two_tower", "itemcf", "popular", "newest"}
     assert set(report.channels) == {*sources, "union"}
+    assert report.channels["two_tower"]["index_recall"] == 1.0  # a small catalogue is searched exactly
     assert list(report.stages) == ["recall", "prerank", "rank", "rerank"]
     assert {"click", "like", "play"} <= set(report.heads) <= set(funnel.rank.steps["heads"].heads)
     assert set(report.baselines) == {"popular", "random", "oracle", *(f"{name} alone" for name in sources)}
@@ -104,6 +106,47 @@ def test_shares_of_the_report_are_shares_and_the_union_finds_what_any_channel_fi
     assert survival == sorted(survival, reverse=True)
     assert report.heads["click"]["auc"] > 0.55
     assert all(row["p50"] <= row["p99"] for row in report.latency.values())
+
+
+def judged_channels(past: Past, at: tuple[int, float], steps: dict, relevant: list[int], **quotas: int) -> dict:
+    """The rows of the report's channels when recall is these sources, a filter and a limit of four."""
+    recall = Stage("recall", {**steps, "unseen": Seen(SeenConfig())}, 4, quotas=quotas)
+    funnel = Funnel((recall, *past.model.funnel.stages[1:]))
+    pages = _Pages(replace(past, model=replace(past.model, funnel=funnel)), None)
+    pages.judge(*at, np.array(relevant))
+    return pages.channels.means()
+
+
+class Give:
+    """A source of given items that counts how often it is asked."""
+
+    def __init__(self, ids: list[int]) -> None:
+        self.ids, self.asked = ids, 0
+
+    def recall(self, query: Query) -> Candidates:
+        self.asked += 1
+        return Candidates.of(self.ids)
+
+
+def test_the_gain_of_a_channel_is_what_the_union_loses_without_it_and_each_is_asked_once(
+    past: Past, split: Split
+) -> None:
+    at = rows_with_a_history(past, split, 1)[0]
+    shown = past.seen_items(*at)
+    a, b, c, d, e, f = np.setdiff1d(np.flatnonzero(~past.catalog(at[1]).closed), shown)[:6].tolist()
+    seen = shown[:1].tolist()
+    steps = {"one": Give([*seen, a, b, c]), "two": Give([a, d]), "three": Give([e, f])}
+    rows = judged_channels(past, at, steps, [b, d, e, f])
+    # In turns: a and e, then d and f, which fills the limit; b would be next.
+    assert rows["union"]["recall@50"] == 0.75
+    assert rows["one"]["gain@50"] == 0.0  # without it the page is the same
+    assert rows["two"]["gain@50"] == 0.0  # d goes, b comes
+    assert rows["three"]["gain@50"] == 0.25  # e and f go, b comes
+    assert [step.asked for step in steps.values()] == [1, 1, 1]
+    alone = judged_channels(past, at, {"two": Give([a, d])}, [b, d, e, f])
+    assert alone["two"]["gain@50"] == alone["union"]["recall@50"] == 0.25
+    shared = judged_channels(past, at, {"one": Give([a, b, c]), "three": Give([e, f])}, [f], one=3, three=1)
+    assert (shared["three"]["recall@50"], shared["three"]["gain@50"]) == (1.0, 0.0)  # its one place is e's
 
 
 def test_the_first_scorer_of_the_rank_stage_is_judged_wherever_it_stands(past: Past, split: Split) -> None:

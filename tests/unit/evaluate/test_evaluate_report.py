@@ -44,4 +44,10 @@ def test_the_gate_holds_back_a_page_that_is_clearly_worse_than_the_served_one(
     tiny, tmp_path: Path, new: float, published: bool
 ) -> None:
     serve(tmp_path, report(0.5).to_json())
-    assert _gate(tiny.project.config, tmp_path, report(new)) is published
+    assert _gate(tiny.project.config.train, tmp_path, report(new)) is published
+
+
+def test_a_page_that_nobody_could_be_judged_on_is_published_with_a_warning(tiny, tmp_path: Path, capsys) -> None:
+    serve(tmp_path, report(0.5).to_json())
+    assert _gate(tiny.project.config.train, tmp_path, replace(report(0.0), users=0))
+    assert "no held-out user could be judged" in capsys.readouterr().out

@@ -1,33 +1,23 @@
 """The exposure filter's Bloom filter: BLOOM-1 … BLOOM-6 of the course specification."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import tamis.bloom
-from tamis.bloom import add_to_bytes
+from tamis.bloom import add_to_bytes, expiry
 from tamis.filters.bloom import Bloom, Generations, parameters, predicted_rate
 
-Inject = Callable[[int, int, dict[int, tuple[int, ...]]], Bloom]
 
-
-@pytest.fixture
-def inject(monkeypatch: pytest.MonkeyPatch) -> Inject:
+def inject(bits: int, hashes: int, table: dict[int, tuple[int, ...]]) -> Bloom:
     """A filter whose hash functions are a given table: key → bit positions."""
-    monkeypatch.setattr(tamis.bloom, "_hashes", lambda keys: (keys, keys))
 
-    def make(bits: int, hashes: int, table: dict[int, tuple[int, ...]]) -> Bloom:
-        class Injected(Bloom):
-            def _positions(self, hashes: tuple[NDArray[np.uint64], ...], begin: int, end: int) -> NDArray[np.int64]:
-                return np.array([table[int(key)][begin:end] for key in hashes[0]], np.int64).reshape(-1, end - begin).T
+    class Injected(Bloom):
+        def positions(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+            return np.array([table[int(key)] for key in keys], np.int64)
 
-        return Injected(bits, hashes)
-
-    return make
+    return Injected(bits, hashes)
 
 
 def keys(*numbers: int) -> NDArray[np.uint64]:
@@ -42,14 +32,14 @@ def draw(seed: int, count: int) -> NDArray[np.uint64]:
     return np.random.default_rng(seed).integers(0, 2**64, count, dtype=np.uint64)
 
 
-def test_bloom_1_one_hash_function(inject: Inject) -> None:
+def test_bloom_1_one_hash_function() -> None:
     bloom = inject(16, 1, {1: (1,), 2: (8,), 3: (1,), 4: (5,), 5: (5,), 6: (5,), 7: (2,), 8: (8,)})
     bloom.add(keys(1, 2, 3, 4, 5, 6))
     assert ones(bloom) == {1, 5, 8}
     assert bloom.contains(keys(7, 5, 8)).tolist() == [False, True, True]  # 8 is a false positive
 
 
-def test_bloom_2_three_hash_functions(inject: Inject) -> None:
+def test_bloom_2_three_hash_functions() -> None:
     table = {1: (1, 3, 5), 2: (8, 3, 15), 8: (3, 2, 1), 4: (3, 8, 5), 9: (15, 5, 8)}
     bloom = inject(16, 3, table)
     bloom.add(keys(1, 2))
@@ -124,6 +114,33 @@ def test_generations_know_what_any_of_them_knows() -> None:
     np.testing.assert_array_equal(asked, old.contains(unknown) | new.contains(unknown))
     assert Generations(()).contains(keys(1, 2)).tolist() == [False, False]
     assert Generations((old,)).contains(keys()).tolist() == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 12), st.integers(0, 80)), max_size=5), st.integers(0, 99))
+def test_generations_of_any_shapes_answer_as_their_filters_do_one_by_one(shapes, seed: int) -> None:
+    blooms = []
+    for number, (octets, hashes, count) in enumerate(shapes):
+        blooms.append(Bloom(octets * 8, hashes))
+        blooms[-1].add(draw(seed + number, count))
+    asked = np.concatenate([draw(seed, 40), draw(seed + 1, 40), draw(7000 + seed, 200)])
+    wanted = np.any([bloom.contains(asked) for bloom in blooms], axis=0) if blooms else np.zeros(280, np.bool_)
+    np.testing.assert_array_equal(Generations(tuple(blooms)).contains(asked), wanted)
+
+
+def test_a_filter_that_has_expired_is_not_asked_and_its_moment_is_stored() -> None:
+    never, soon = Bloom(64, 2), Bloom(64, 2, expires=100.0)
+    never.add(keys(1))
+    soon.add(keys(2))
+    assert Generations.alive((soon, never), 99.9).contains(keys(1, 2)).all()
+    assert Generations.alive((soon, never), 100.0).blooms == (never,)
+    for bloom in (never, soon):
+        stored = bytearray(bloom.to_bytes())
+        add_to_bytes(stored, 3)
+        again = Bloom.from_bytes(bytes(stored))
+        assert again.expires == bloom.expires == expiry(stored)
+        assert again.contains(keys(3)).all()
+        assert again.count == bloom.count + 1
 
 
 @settings(max_examples=30, deadline=None)

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -167,6 +168,48 @@ def test_inner_product_prefers_length_and_unit_vectors_prefer_direction() -> Non
     assert Vectors.build(pair, VectorsConfig()).search(query, 1)[0].tolist() == [[0]]
     pair /= np.linalg.norm(pair, axis=1, keepdims=True)
     assert Vectors.build(pair, VectorsConfig()).search(query, 1)[0].tolist() == [[1]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("spread", [0.5, 2.0])
+def test_vectors_of_any_length_are_searched_by_inner_product(kind: Kind, spread: float) -> None:
+    rng = np.random.default_rng(5)
+    vectors = unit(rng, 3000) * np.exp(spread * rng.normal(size=(3000, 1))).astype(np.float32) * 30
+    queries = unit(rng, 60) * 7
+    index = Vectors.build(vectors, VectorsConfig(kind=kind), k=50, queries=queries)
+    ids, scores = index.search(queries, 50)
+    share = [
+        len(np.intersect1d(row, nearest(vectors, query, 50))) / 50 for row, query in zip(ids, queries, strict=True)
+    ]
+    assert np.mean(share) >= 0.985
+    assert index.facts.recall == pytest.approx(np.mean(share), abs=0.005)
+    np.testing.assert_allclose(scores, np.einsum("bkd,bd->bk", vectors[ids], queries), rtol=1e-4, atol=1e-3)
+    if kind in ("exact", "flat"):
+        assert index.facts.recall == 1.0  # rounding of large scores is no miss
+
+
+def test_a_fresh_vector_of_great_length_comes_before_all_others(vectors: np.ndarray) -> None:
+    long = vectors[:1] * 100
+    ids, scores = Vectors.build(vectors, VectorsConfig(kind="ivf")).with_fresh(long).search(vectors[:1], 2)
+    assert ids[0, 0] == 3000
+    assert scores[0, 0] == pytest.approx(100, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_catalogue_of_one_item_is_found_whatever_is_asked(kind: Kind) -> None:
+    index = Vectors.build(np.array([[0.0, -3.0]], np.float32), VectorsConfig(kind=kind), k=200)
+    ids, scores = index.search(np.array([[1.0, 1.0], [0.0, 0.0]], np.float32), 3)
+    assert ids.tolist() == [[0, -1, -1], [0, -1, -1]]
+    assert scores[:, 0].tolist() == [-3.0, 0.0]
+    assert index.facts.recall == 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_measured_recall_is_printed_when_the_index_is_built(kind: Kind, vectors: np.ndarray) -> None:
+    with structlog.testing.capture_logs() as lines:
+        index = Vectors.build(vectors, VectorsConfig(kind=kind), k=50)
+    wanted = {"event": "index built", "kind": kind, "items": 3000, "k": 50, "recall": index.facts.recall}
+    assert [{name: line[name] for name in wanted} for line in lines] == [wanted]
 
 
 @given(st.integers(0, 60), st.integers(0, 8), st.integers(1, 20), st.integers(0, 2**31))

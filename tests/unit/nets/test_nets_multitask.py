@@ -13,6 +13,7 @@ from tamis.data.samples import Samples
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import NetBatch
 from tamis.nets.batch import tensors
+from tamis.nets.embed import Table
 from tamis.nets.heads import HeadPlan, loss, starts
 from tamis.nets.multitask import INPUTS, MultitaskNet, Scales, export_multitask, fit_multitask, predict
 from tamis.nets.plans import MultitaskShape, TrainingPlan
@@ -33,7 +34,10 @@ def some(toy: Toy, requests: int = 40) -> NetBatch:
 def net_for(toy: Toy, shape: MultitaskShape = SHAPE, seed: int = 1) -> MultitaskNet:
     batch = some(toy)
     scales = Scales(batch.user_dense, batch.item_dense, batch.item_dynamic)
-    return MultitaskNet(shape, toy.inputs.layout, HEADS.heads, scales, torch.Generator().manual_seed(seed))
+    random = torch.Generator().manual_seed(seed)
+    net = MultitaskNet(shape, toy.inputs.layout, HEADS.heads, scales, random)
+    net.first_order.weight.detach()[1:].normal_(generator=random)  # as if trained; new ones are all zero
+    return net
 
 
 def doubled(batch: NetBatch) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -42,11 +46,11 @@ def doubled(batch: NetBatch) -> tuple[tuple[Tensor, ...], Tensor]:
     return parts, whole.row_of
 
 
-def reference(net: MultitaskNet, weight: Tensor, batch: NetBatch, toy: Toy) -> Tensor:
+def reference(net: MultitaskNet, weight: Tensor, line: Tensor, batch: NetBatch, toy: Toy) -> Tensor:
     """Logits [heads, n] one candidate at a time, with nothing shared, split, fused or factored."""
     layout = toy.inputs.layout
 
-    def fields(codes: np.ndarray, all_fields: tuple) -> Tensor:
+    def fields(codes: np.ndarray, all_fields: tuple, weight: Tensor = weight) -> Tensor:
         out = []
         for field in all_fields:
             there = [int(code) for code in codes[field.start : field.start + field.width] if code]
@@ -56,11 +60,12 @@ def reference(net: MultitaskNet, weight: Tensor, batch: NetBatch, toy: Toy) -> T
     def dense(scale: torch.nn.Module, values: np.ndarray) -> Tensor:
         return scale(torch.from_numpy(values).double())
 
-    users, items = [], []
+    users, items, of_codes = [], [], []
     for n, r in enumerate(batch.row_of):
         user = [fields(batch.user_codes[r], layout.user_fields), dense(net.user_scale, batch.user_dense[r])]
         item = [fields(batch.item_codes[n], layout.item_fields), dense(net.item_scale, batch.item_dense[n])]
         item.append(dense(net.dynamic_scale, batch.item_dynamic[n]))
+        of_codes.append(fields(batch.item_codes[n], layout.item_fields, line).view(-1, line.shape[1]).sum(0))
         past = [torch.cat([weight[int(code)] for code in entry]) for entry in batch.history_codes[r] if entry[0]]
         width = layout.history_codes * weight.shape[1]
         query = torch.cat([weight[int(batch.item_codes[n, column])] for column in layout.history_columns])
@@ -92,9 +97,22 @@ def reference(net: MultitaskNet, weight: Tensor, batch: NetBatch, toy: Toy) -> T
         x = sum(gate[:, e : e + 1] * outputs[e] for e in range(3))
         towers = net.towers
         x = torch.relu(x @ towers.weights[0][task] + towers.biases[0][task])
-        line = whole @ torch.cat([half.weight[task] for half in net.wide])
-        logits.append((x @ towers.weights[1][task] + towers.biases[1][task]).squeeze(1) + line)
+        straight = whole @ torch.cat([half.weight[task] for half in net.wide]) + torch.stack(of_codes)[:, task]
+        logits.append((x @ towers.weights[1][task] + towers.biases[1][task]).squeeze(1) + straight)
     return torch.stack(logits)
+
+
+def slopes_of(table: Table) -> Tensor:
+    """The gradient of a table's weights, from what its gathered rows were given."""
+    whole = torch.zeros_like(table.weight)
+    for codes, begins, leaf in table.taken:
+        slopes = leaf.grad.view(len(codes), -1, table.size)
+        for field in range(len(begins) - 1):
+            part = torch.from_numpy(codes[:, begins[field] : begins[field + 1]]).long()
+            there = (part != 0).double()
+            share = there / there.sum(1, keepdim=True).clamp(min=1)
+            whole.index_add_(0, part.flatten(), (share.unsqueeze(2) * slopes[:, field, None]).flatten(0, 1))
+    return whole
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -102,26 +120,20 @@ def test_values_and_all_gradients_are_those_of_the_plain_net(toy: Toy, attention
     net = net_for(toy, replace(SHAPE, attention=attention)).double()
     batch = some(toy, 5)
     weight = net.table.weight.detach().clone().requires_grad_()
-    want = reference(net, weight, batch, toy)
+    line = net.first_order.weight.detach().clone().requires_grad_()
+    want = reference(net, weight, line, batch, toy)
     net.train()
     parts, row_of = doubled(batch)
     got = net(parts, row_of)
     torch.testing.assert_close(got, want)
     leaves = [*net.parameters()]
     leaves = [leaf for leaf in leaves if leaf.requires_grad]
-    wanted = torch.autograd.grad(want.square().sum(), [weight, *leaves])
+    wanted = torch.autograd.grad(want.square().sum(), [weight, line, *leaves])
     got.square().sum().backward()
-    for leaf, other in zip(leaves, wanted[1:], strict=True):
+    for leaf, other in zip(leaves, wanted[2:], strict=True):
         torch.testing.assert_close(leaf.grad, other)
-    from_leaves = torch.zeros_like(weight)
-    for codes, begins, leaf in net.table.taken:
-        slopes = leaf.grad.view(len(codes), -1, weight.shape[1])
-        for field in range(len(begins) - 1):
-            part = torch.from_numpy(codes[:, begins[field] : begins[field + 1]]).long()
-            there = (part != 0).double()
-            share = there / there.sum(1, keepdim=True).clamp(min=1)
-            from_leaves.index_add_(0, part.flatten(), (share.unsqueeze(2) * slopes[:, field, None]).flatten(0, 1))
-    torch.testing.assert_close(from_leaves, wanted[0])
+    torch.testing.assert_close(slopes_of(net.table), wanted[0])
+    torch.testing.assert_close(slopes_of(net.first_order), wanted[1])
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

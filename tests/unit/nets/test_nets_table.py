@@ -98,6 +98,20 @@ def test_rows_that_no_batch_holds_and_the_padding_row_stand_still() -> None:
     assert not net.table.weight[0].any()
 
 
+def test_weights_of_a_linear_model_have_a_rate_of_their_own_and_are_not_pulled() -> None:
+    nets = {line: Net(9) for line in (False, True)}
+    for line, net in nets.items():
+        net.table.first_order = line
+        rates = (0.3, 0.1) if line else (0.1, 0.3)
+        plan = TrainingPlan(embedding_learning_rate=rates[1], wide_learning_rate=rates[0], l2=5.0 if line else 0.0)
+        optimizer = Optimizer(net, plan)
+        net.train()
+        optimizer.clear()
+        net(torch.tensor([[1, 0, 0, 0, 2, 0, 3]], dtype=torch.int32)).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(nets[True].table.weight, nets[False].table.weight, rtol=0, atol=0)
+
+
 def test_threads_do_not_change_a_single_bit_of_the_update() -> None:
     codes = torch.from_numpy(np.random.default_rng(2).integers(0, 3000, (500, sum(WIDTHS))).astype(np.int32))
     tables, before = [], torch.get_num_threads()

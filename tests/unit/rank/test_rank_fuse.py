@@ -142,9 +142,9 @@ def test_a_row_scores_the_same_alone_and_in_company() -> None:
     items = Candidates.of(np.arange(20), p_click=generator.random(20), p_like=generator.random(20))
     part = Fuse(FuseConfig(weights={"like": 3.0}))
     whole = part.score(query(), items)["score"]
-    alone = [part.score(query(), items.take([row]))["score"][0] for row in range(20)]
+    alone = [part.score(query(), items.take(np.array([row])))["score"][0] for row in range(20)]
     np.testing.assert_array_equal(whole, alone)
-    assert len(part.score(query(), items.take([]))["score"]) == 0
+    assert len(part.score(query(), items.take(np.empty(0, np.int64)))["score"]) == 0
 
 
 def test_values_that_are_not_finite_are_refused_by_name() -> None:

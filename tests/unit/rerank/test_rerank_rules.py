@@ -240,7 +240,7 @@ def test_numbers_with_a_fraction_are_of_one_kind_only_where_they_are_equal() -> 
     items = Candidates.of(np.arange(7), score=-np.arange(7.0))
     part = Scatter(ScatterConfig(rules={"run": RunConfig(column="minutes", at_most=1)}))
     assert part.pick(query(minutes, 7), items).tolist() == [0, 1, 2, 3, 4, 5, 6]  # what is missing has no kind
-    assert part.pick(query(minutes, 7), items.take([1, 4, 5])).tolist() == [0, 2, 1]
+    assert part.pick(query(minutes, 7), items.take(np.array([1, 4, 5]))).tolist() == [0, 2, 1]
     slot = Scatter(ScatterConfig(rules={"slot": SlotConfig(column="minutes", value=1, position=1)}))
     assert slot.pick(query(minutes, 1), items).tolist() == [0]
     assert slot.relaxed == {"slot": 1}  # no row is of kind 1

@@ -101,6 +101,22 @@ def test_data_that_were_made_anew_bring_new_users_and_leave_the_others_alone(tmp
     state.close()
 
 
+def test_data_that_were_made_anew_are_read_once_and_not_at_every_start(tmp_path: Path, capsys: Any) -> None:
+    bring(tmp_path, ("u", "a", 1.1e9))
+    opened(tmp_path).close()
+    (tmp_path / "data").rename(tmp_path / "old")
+    bring(tmp_path, ("u", "c", 1.1e9), ("x", "c", 1.1e9))
+    opened(tmp_path).close()
+    assert "imported anew" in capsys.readouterr().out
+    state = opened(tmp_path)
+    assert "imported anew" not in capsys.readouterr().out
+    state.close()
+    bring(tmp_path, ("x", "d", 1.2e9), ("y", "d", 1.2e9))
+    state = opened(tmp_path)
+    assert [clicks(state, user) for user in "uxy"] == [1, 2, 1]
+    state.close()
+
+
 def test_a_state_whose_data_cannot_be_read_can_be_opened_later(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/dataset.json").write_text("{")

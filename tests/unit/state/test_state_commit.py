@@ -215,7 +215,7 @@ def test_a_folder_that_cannot_be_made_is_refused_by_path(tmp_path: Path) -> None
 
 def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"something else" * 1000)
-    with pytest.raises(StateError, match="cannot open"):
+    with pytest.raises(StateError, match=r"data\.mdb: is no state store"):
         Transactions(tmp_path, ("a",), CONFIG)
 
 
@@ -335,3 +335,29 @@ def test_a_full_disk_refuses_acknowledges_nothing_and_heals(tmp_path: Path) -> N
     assert last == "fine"
     assert len(refusals) == 2
     assert all(str(tmp_path) in line for line in refusals)
+
+
+@pytest.mark.parametrize("left", [0, 1, 5000, 0.5, 0.9])
+def test_a_file_that_was_cut_short_is_refused_with_what_to_do(tmp_path: Path, left: float) -> None:
+    store = Transactions(tmp_path, ("a",), CONFIG)
+    for number in range(100):
+        put(store, b"%d" % number, b"x" * 3000)
+    store.close()
+    file = tmp_path / "data.mdb"
+    os.truncate(file, int(left * file.stat().st_size) if isinstance(left, float) else left)
+    os.utime(file, (0, 0))
+    with pytest.raises(StateError, match=r"data\.mdb: is .*; put back a copy of the folder, or remove it"):
+        Transactions(tmp_path, ("a",), CONFIG)
+
+
+def test_a_file_that_lacks_free_pages_only_is_opened(tmp_path: Path) -> None:
+    store = Transactions(tmp_path, ("a",), CONFIG)
+    put(store, b"large", b"x" * 400_000)
+    store.write(lambda txn: txn.delete(b"large", db=store.databases["a"]))
+    for number in range(9):  # written into pages that are free
+        put(store, b"%d" % number)
+    store.close()
+    os.truncate(tmp_path / "data.mdb", 200_000)
+    store = Transactions(tmp_path, ("a",), CONFIG)
+    assert get(store, b"8") == b"1"
+    store.close()

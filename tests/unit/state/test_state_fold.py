@@ -7,20 +7,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from tamis.bloom import Bloom, add_to_bytes, predicted_rate
+from tamis.bloom import Bloom, Generations, add_to_bytes, parameters, predicted_rate
 from tamis.config import convert
 from tamis.errors import ConfigError, StateError
 from tamis.state.fold import Rules, fold, row_from_history
 from tamis.state.lmdb_ import Lmdb
 from tamis.state.memory import Memory
-from tamis.state.protocol import Event, State
+from tamis.state.protocol import Event, State, UserRow
 from tamis.state.rows import last_sequence, user_row
 from tamis.state.settings import StateConfig
 from tamis.types import ACTION_CODE, ACTIONS, TIMELINE, item_key, item_keys
 
 CONFIG = StateConfig(timeline_limit=4, seen_capacity=3, seen_generations=2, map_size_gib=0.01, durable=False)
 RULES = Rules.of(CONFIG)
+BY_AGE = replace(CONFIG, seen_generations=3, seen_days=4 / 86_400)  # slots of two seconds
 
 numbered_events = st.builds(
     lambda number, user, item, action, time: Event(
@@ -111,15 +113,17 @@ def test_adding_single_keys_to_bytes_is_adding_them_to_a_filter(keys: list[int])
     assert bytes(stored) == bloom.to_bytes()
 
 
-@given(st.lists(numbered_events.filter(lambda entry: entry.item_id), max_size=40))
+@pytest.mark.parametrize("config", [CONFIG, BY_AGE])
+@given(entries=st.lists(numbered_events.filter(lambda entry: entry.item_id), max_size=40))
 @settings(deadline=None)
-def test_a_row_built_from_history_is_the_row_that_events_build(entries: list[Event]) -> None:
+def test_a_row_built_from_history_is_the_row_that_events_build(entries: list[Event], config: StateConfig) -> None:
     entries.sort(key=lambda entry: entry.time)
     history = np.zeros(len(entries), TIMELINE)
     history["key"] = item_keys(entry.item_id for entry in entries)
     history["time"] = [entry.time for entry in entries]
     history["action"] = [ACTION_CODE[entry.action] for entry in entries]
-    built, folded = row_from_history(history, CONFIG), user_row(fold(None, enumerate(entries, start=1), RULES))
+    raw = fold(None, enumerate(entries, start=1), Rules.of(config))
+    built, folded = row_from_history(history, config), user_row(raw)
     assert built.timeline.tobytes() == folded.timeline.tobytes()
     assert built.counts.tolist() == folded.counts.tolist()
     assert [bloom.to_bytes() for bloom in built.seen] == [bloom.to_bytes() for bloom in folded.seen]
@@ -143,6 +147,55 @@ def test_all_full_generations_together_keep_the_rate_of_the_settings() -> None:
         imagined |= bloom.contains(others)
     assert 0.015 < imagined.mean() < 0.025
     assert all(predicted_rate(bloom.count, bloom.bits, bloom.hashes) < 0.0055 for bloom in row.seen)
+
+
+def shown(names: list[str], days: np.ndarray, config: StateConfig) -> UserRow:
+    """The row of somebody who was shown items on the given days."""
+    entries = np.zeros(len(names), TIMELINE)
+    entries["key"], entries["time"] = item_keys(names), days * 86_400
+    return row_from_history(entries[np.argsort(entries["time"], kind="stable")], config)
+
+
+def test_bloom_7_what_is_older_than_a_month_is_forgotten_and_nothing_younger() -> None:
+    config = StateConfig(seen_capacity=1000, seen_generations=4, seen_days=30)
+    old, young = [f"old-{n}" for n in range(400)], [f"young-{n}" for n in range(600)]
+    now, rng = 400.0, np.random.default_rng(1)
+    days = np.concatenate([rng.uniform(now - 90, now - 40, 400), rng.uniform(now - 29.99, now, 600)])
+    row = shown(old + young, days, config)
+    asked = Generations.alive(row.seen, now * 86_400)
+    assert asked.contains(item_keys(young)).all()
+    assert asked.contains(item_keys(old)).mean() < 0.02
+    alone = Generations.alive(shown(young, days[400:], config).seen, now * 86_400)
+    assert [bloom.to_bytes() for bloom in asked.blooms] == [bloom.to_bytes() for bloom in alone.blooms]
+    assert sum(bloom.count for bloom in asked.blooms) == pytest.approx(600, abs=5)
+    bits, hashes = asked.blooms[0].bits, asked.blooms[0].hashes
+    assert (bits, hashes) == parameters(1000, 1 - 0.99**0.25)
+    assert sum(predicted_rate(bloom.count, bits, hashes) for bloom in asked.blooms) < predicted_rate(1000, bits, hashes)
+
+
+@given(st.floats(0, 200), st.floats(0.5, 40), st.integers(2, 6))
+def test_bloom_7_an_item_is_remembered_for_the_days_of_the_settings_and_at_most_a_generation_longer(
+    day: float, kept: float, generations: int
+) -> None:
+    config = StateConfig(seen_days=kept, seen_generations=generations)
+    row = shown(["a"], np.array([day]), config)
+    for later, known in ((kept * 0.999, True), (kept * generations / (generations - 1) * 1.001, False)):
+        asked = Generations.alive(row.seen, (day + later) * 86_400)
+        assert asked.contains(item_keys(["a"])).tolist() == [known]
+
+
+def test_bloom_8_impressions_survive_a_restart_and_expire_by_the_clock_of_the_request(tmp_path: Path) -> None:
+    config = replace(CONFIG, seen_generations=4, seen_days=30.0)
+    day = 86_400.0
+    for number, days in enumerate((0, 12, 24, 36)):
+        state = Lmdb(tmp_path, config)
+        state.apply([replace(event(number), action="impression", item_id=f"i{number}", time=days * day)])
+        state.close()
+    state = Lmdb(tmp_path, config)
+    row = state.user(event(0).user_id)
+    state.close()
+    asked = Generations.alive(row.seen, 41 * day).contains(item_keys(["i0", "i1", "i2", "i3"]))
+    assert asked.tolist() == [False, True, True, True]
 
 
 def test_changed_settings_apply_from_the_next_event_on() -> None:
@@ -178,6 +231,7 @@ def test_a_damaged_row_is_refused(damage: object) -> None:
         ("timeline_limit", 0),
         ("timeline_actions", ["click", "gaze"]),
         ("seen_capacity", 0),
+        ("seen_days", -1.0),
         ("seen_generations", 300),
         ("seen_false_positive_rate", 1.0),
         ("map_size_gib", 0.0),

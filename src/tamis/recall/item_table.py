@@ -1,0 +1,95 @@
+"""Channels whose model is one table from items to items that was computed as dense rows, of which the best are kept."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from tamis.artifact import load_array, save_arrays
+from tamis.features.inputs import Inputs
+from tamis.recall.blocks import in_blocks
+from tamis.recall.neighbours import Neighbours, liked
+from tamis.types import ACTION_CODE, Candidates, Query
+
+_BLOCK: Final = 256  # rows at once and thread: of 100,000 items 100 MB
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTable:
+    """table: of each item those that interest in it speaks for.
+
+    actions: [a] codes of the actions that are interest, each a point, online as in training.
+    """
+
+    table: Neighbours
+    actions: NDArray[np.uint8]
+
+    @staticmethod
+    def of(table: Neighbours, inputs: Inputs) -> "ItemTable":
+        """The table of a training, read with what counted as interest in it."""
+        return ItemTable(table, np.array([ACTION_CODE[name] for name in inputs.interest_actions], np.uint8))
+
+    def recall(self, query: Query, history: int, limit: int) -> Candidates:
+        """Σ over the user's last `history` items j of interest(j) · weight(j, item), best first; column `score`.
+
+        Items of the user's own history are left out. Equal sums are ordered by the lower item number.
+        """
+        items, interest = liked(query.history, len(self.table), self.actions)
+        if not len(items):
+            return Candidates.empty()
+        found, score = self.table.walk(items[:history], interest[:history], query.history.items, limit)
+        return Candidates.of(found, score=score)
+
+    def save(self, folder: Path) -> None:
+        self.table.save(folder)
+        save_arrays(folder, actions=self.actions)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` wrote, memory-mapped. Raises ArtifactError."""
+        return cls(Neighbours.load(folder), load_array(folder, "actions"))
+
+
+def best_of_rows(
+    rows: Callable[[int, int], NDArray[np.float32]], items: int, k: int, done: Callable[[int], None]
+) -> Neighbours:
+    """The k items of largest weight above zero in each row of a matrix [items, items], its diagonal left out.
+
+    rows: (first, stop) → new array [stop − first, items] of these rows.   done: called with the rows finished.
+    Equal weights are ordered by the lower id. Memory: one block of rows for each thread.
+    """
+    ids = np.full((items, k), -1, np.int32)
+    weights = np.zeros((items, k), np.float32)
+
+    def block(first: int, stop: int) -> int:
+        _best(rows(first, stop), first, ids[first:stop], weights[first:stop])
+        return stop
+
+    for finished in in_blocks(block, items, _BLOCK):
+        done(finished)
+    return Neighbours(ids, weights)
+
+
+@njit(cache=True, nogil=True)
+def _best(rows: Any, first: int, ids: Any, weights: Any) -> None:
+    """Fills ids and weights [n, k] from rows [n, items]; what is kept stands sorted from the start."""
+    k = ids.shape[1]
+    for row in range(len(rows)):
+        held, least = 0, np.float32(0)
+        kept, values = ids[row], weights[row]
+        for item in range(rows.shape[1]):
+            value = rows[row, item]
+            if value <= least or item == first + row:
+                continue
+            at = min(held, k - 1)
+            while at > 0 and values[at - 1] < value:
+                values[at], kept[at] = values[at - 1], kept[at - 1]
+                at -= 1
+            values[at], kept[at] = value, item
+            held = min(held + 1, k)
+            if held == k:
+                least = values[k - 1]
