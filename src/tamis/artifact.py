@@ -47,6 +47,8 @@ class Manifest(Config, frozen=True):
 
     trained_to: nothing at or after this moment was learnt from.   kept: artifact → the earlier bundle that it was made
     for, of those that this training took over.
+    began_with: the bundle whose weights a full training began with, "" = new ones.
+    continues: of an incremental training, the last full bundle before it; "" for a full one.
     """
 
     format: int
@@ -59,6 +61,8 @@ class Manifest(Config, frozen=True):
     files: dict[str, tuple[int, str]]
     metrics: dict[str, float] = {}
     kept: dict[str, str] = {}
+    began_with: str = ""
+    continues: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +190,12 @@ def open_bundle(path: Path) -> Bundle:
     return Bundle(path, manifest)
 
 
+def open_full(path: Path) -> Bundle:
+    """The last full bundle of a folder of bundles: CURRENT, or the one that its increments continue."""
+    bundle = open_bundle(path)
+    return open_bundle(path / bundle.manifest.continues) if bundle.manifest.continues else bundle
+
+
 def report_file(bundle: Path) -> Path:
     """Where the report of a bundle's folder is: beside it, written once it was judged."""
     return bundle.with_name(f"{bundle.name}.report.json")
@@ -194,22 +204,31 @@ def report_file(bundle: Path) -> Path:
 def prune(root: Path, keep: int) -> list[str]:
     """Deletes all but the `keep` bundles that were published last; returns the names of what it deleted.
 
-    Never CURRENT, the newest bundle that was not published (somebody may want to know why), nor one under a day old
-    that has no report yet: another training may be at work on it. A server goes on with a deleted bundle that it has
-    open. What killed publications left goes too. Needs `locked` beside other trainings.
+    Never CURRENT nor the full bundle that it continues, the newest bundle that was not published (somebody may want to
+    know why), nor one under a day old that has no report yet: another training may be at work on it. A server goes on
+    with a deleted bundle that it has open. What killed publications left goes too. Needs `locked` beside other
+    trainings.
     """
     for pending in (*root.glob(f".{CURRENT}*"), *root.glob(f".{PUBLISHED}*")):
         pending.unlink()
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink())
     served = published(root)
     held_back = [p.name for p in folders if p.name not in served and report_file(p).is_file()]
-    kept = {*served[-keep:], *held_back[-1:], current_name(root)}
+    kept = {*served[-keep:], *held_back[-1:], current_name(root), _continued(root)}
     young = {p.name for p in folders if time.time() - p.stat().st_mtime < 86_400} - {*served, *held_back}
     old = [p for p in folders if p.name not in kept | young]
     for path in old:
         shutil.rmtree(path, ignore_errors=True)
         report_file(path).unlink(missing_ok=True)
     return [path.name for path in old]
+
+
+def _continued(root: Path) -> str:
+    """The full bundle that CURRENT continues, "" when it is one itself or cannot be read."""
+    try:
+        return msgspec.json.decode((root / CURRENT / MANIFEST).read_bytes(), type=Manifest).continues
+    except (OSError, msgspec.DecodeError):
+        return ""
 
 
 def save_arrays(folder: Path, **arrays: NDArray[Any]) -> None:

@@ -144,6 +144,7 @@ class TrainConfig(Config, frozen=True):
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 7  # of everything that is drawn
     interest_actions: Some = ("click", "like", "collect", "share")  # one point of interest each
     gate: Share = 0.2  # the page NDCG@10 may be this share below the served bundle's and still be published
+    traced_users: AtLeastOne = 5000  # at most so many are run through the last bundle's funnel for hard negatives
     keep_bundles: Annotated[int, Meta(ge=2)] = 5  # published ones; older ones are deleted
 
 

@@ -120,6 +120,7 @@ def train(
     only: Annotated[
         list[str] | None, typer.Option(help="Train this step and keep the others; may be repeated.")
     ] = None,
+    warm: Annotated[bool, typer.Option("--warm", help="Begin with the weights of the last full bundle.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build every part, evaluate the whole funnel on the held-out days, publish a bundle.
@@ -129,12 +130,30 @@ def train(
     project = open_project(folder)
     moment = since.replace(tzinfo=UTC).timestamp() if since else -math.inf
     with bars(as_json) as progress:
-        trained = project.train(progress, Choice(moment, tuple(only or ())))
+        trained = project.train(progress, Choice(moment, tuple(only or ()), warm))
     show(trained.report, as_json, views.report)
     if not as_json:
         out.print(views.trained(trained))
     if not trained.published:
         raise typer.Exit(1)
+
+
+@app.command("update")
+def update_(folder: Folder, as_json: AsJson = False) -> None:
+    """Learn from the log since the last bundle what can be learnt between two trainings, publish a bundle.
+
+    Example: tamis update my-feed
+    """
+    project = open_project(folder)
+    with bars(as_json) as progress:
+        updated = project.update(progress)
+    facts = {
+        "bundle": updated.bundle.name,
+        "events": updated.events,
+        "parts": updated.parts,
+        "seconds": updated.seconds,
+    }
+    show(facts, as_json, lambda _: views.updated(updated))
 
 
 @app.command()

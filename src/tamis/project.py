@@ -34,6 +34,7 @@ from tamis.simulate.world import World, WorldConfig
 from tamis.state.protocol import State
 from tamis.train import Choice, Trained, train
 from tamis.types import Progress, silent
+from tamis.update import Updated, update
 
 TEMPLATES: Final = ("demo", "movielens", "kuairand")
 
@@ -82,6 +83,10 @@ class Project:
     def train(self, progress: Progress = silent, choice: Choice | None = None) -> Trained:
         """Builds every part, or those chosen, evaluates the whole funnel, publishes a bundle."""
         return train(self.config, self.data, self.bundles, progress, self.oracle, choice)
+
+    def update(self, progress: Progress = silent) -> Updated:
+        """Learns from the log since the last bundle what can be learnt incrementally, publishes a bundle."""
+        return update(self.config, self.data, self.bundles, progress)
 
     def evaluate(self, progress: Progress = silent) -> Report:
         """The report of the published bundle, under the configuration as it is now, on the held-out days."""

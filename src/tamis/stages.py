@@ -85,7 +85,11 @@ Step = Source | Scorer | Filter | Selector
 
 
 class Part(Protocol):
-    """What every part of the funnel can do besides its verb. `fit` and `load` return finished, frozen objects."""
+    """What every part of the funnel can do besides its verb. `fit` and `load` return finished, frozen objects.
+
+    One that can learn from a little more log between two trainings has `update(inputs, seed)` besides, which returns a
+    new part.
+    """
 
     @classmethod
     def fit(cls, config: Any, inputs: Any, seed: int) -> Self: ...

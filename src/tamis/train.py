@@ -7,7 +7,6 @@ users and items never change; items that a kept part has never seen are to it wh
 
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,22 +20,22 @@ from tamis.artifact import (
     BundleWriter,
     current_name,
     locked,
-    open_bundle,
+    open_full,
     prune,
     publish,
     replace_durably,
     report_file,
 )
-from tamis.assemble import Model, ProjectConfig, TrainConfig, artifact_name, load_model, part_of, save_model, stages_of
-from tamis.config import StepConfig, digest
+from tamis.assemble import ProjectConfig, TrainConfig, artifact_name, load_model, part_of, save_model, stages_of
+from tamis.config import digest
 from tamis.data.dataset import Dataset
-from tamis.data.ids import Ids
-from tamis.data.split import Split, by_time
-from tamis.errors import ArtifactError, ConfigError, DataError
+from tamis.data.split import by_time
+from tamis.errors import ArtifactError, DataError
 from tamis.evaluate.offline import evaluate
 from tamis.evaluate.report import Report
 from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
+from tamis.lineage import Before, Kept, earlier_bundle, kept_parts
 from tamis.types import Progress, silent
 
 log = structlog.get_logger("tamis.train")
@@ -58,20 +57,13 @@ class Choice:
 
     since: what happened before this moment (seconds since the epoch) teaches nothing: it is in no training row and no
     interest, only in histories and statistics, where the server has it too.
-    only: names of steps ("itemcf" or "recall.itemcf"), () = all; the others are kept as they are served.
+    only: names of steps ("itemcf" or "recall.itemcf"), () = all; the others are kept as in the last full bundle.
+    warm: parts that can begin with the weights of the last full bundle, and see the rows once.
     """
 
     since: float = -np.inf
     only: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The served bundle and those of its parts that a run takes over. parts: artifact name → bundle it was made for."""
-
-    bundle: Bundle
-    model: Model
-    parts: Mapping[str, str]
+    warm: bool = False
 
 
 def train(
@@ -91,9 +83,9 @@ def train(
     choice = choice or Choice()
     dataset = Dataset.open(data)
     split = by_time(dataset, config.split)
-    kept = _kept(config, bundles, dataset, split, choice.only) if choice.only else None
+    kept = kept_parts(config, bundles, dataset, split, choice.only) if choice.only else None
     seconds: dict[str, float] = {}
-    clock = _Clock(seconds)
+    clock = Clock(seconds)
     inputs = prepare(
         dataset,
         Moment(split.valid_since, split.test_since),
@@ -101,14 +93,15 @@ def train(
         kept.model.encoder if kept else None,
         progress,
     )
-    inputs = _since(inputs, choice.since) if choice.since > -np.inf else inputs
+    inputs = since(inputs, choice.since) if choice.since > -np.inf else inputs
     if not len(inputs.events):
         wanted = "choose an earlier --since" if choice.since > -np.inf else "import more, or lower split.test_days"
         raise DataError(f"{data}: no events to learn from before the held-out days begin; {wanted}")
     clock.lap("features")
+    earlier = earlier_bundle(config, bundles, (dataset, split, inputs), warm=choice.warm)
     writer = BundleWriter(bundles)
     try:
-        fit_parts(config, inputs, writer, clock, kept)
+        fit_parts(config, inputs, writer, clock, (kept, earlier))
         save_model(writer.folder, config, dataset, inputs)
         bundle = writer.finish(
             {
@@ -117,6 +110,7 @@ def train(
                 "seed": config.train.seed,
                 "trained_to": inputs.until,
                 "kept": dict(kept.parts) if kept else {},
+                "began_with": earlier.bundle.name if earlier and choice.warm else "",
             }
         )
         report = evaluate(load_model(bundle), dataset, split, progress=progress, oracle=oracle)
@@ -143,9 +137,14 @@ def release(bundle: Bundle, report: Report, config: TrainConfig) -> bool:
 
 
 def fit_parts(
-    config: ProjectConfig, inputs: Inputs, writer: BundleWriter, clock: "_Clock", kept: Kept | None = None
+    config: ProjectConfig,
+    inputs: Inputs,
+    writer: BundleWriter,
+    clock: "Clock",
+    before: tuple[Kept | None, Before | None] = (None, None),
 ) -> None:
     """Fits and saves each part, in the order of the funnel; those that are kept are copied."""
+    kept, earlier = before
     for stage, stage_config in stages_of(config.funnel).items():
         for name, step in stage_config.steps.items():
             artifact = artifact_name(stage, name)
@@ -153,69 +152,22 @@ def fit_parts(
                 shutil.copytree(kept.bundle.folder(artifact), writer.folder(artifact), dirs_exist_ok=True)
                 continue
             inputs.progress(f"{stage}.{name}", 0, 1)
-            part = part_of(step).fit(step, inputs, config.train.seed)
+            own = replace(inputs, earlier=earlier.of(artifact) if earlier else None)
+            part = part_of(step).fit(step, own, config.train.seed)
             part.save(writer.folder(artifact))
             clock.lap(f"{stage}.{name}")
             log.info("part fitted", part=f"{stage}.{name}", seconds=round(clock.seconds[f"{stage}.{name}"], 2))
             inputs.progress(f"{stage}.{name}", 1, 1)
 
 
-def _kept(config: ProjectConfig, bundles: Path, dataset: Dataset, split: Split, only: tuple[str, ...]) -> Kept:
-    """The served bundle with all its parts but those named. Raises ConfigError, ArtifactError when they do not fit."""
-    steps = _steps(config)
-    named = {artifact for artifact in steps if artifact in only or artifact.partition(".")[2] in only}
-    if unknown := [name for name in only if name not in named and name not in {a.partition(".")[2] for a in named}]:
-        raise ConfigError(f"--only {', '.join(unknown)}: no such step; there are {', '.join(steps)}")
-    bundle = open_bundle(bundles)
-    model = load_model(bundle)
-    _check_fits(config, bundle, model, dataset, split)
-    trained = _steps(model.config)
-    kept = {}
-    for artifact, step in steps.items():
-        if artifact in named:
-            continue
-        learns = bundle.folder(artifact).is_dir() and any(bundle.folder(artifact).iterdir())
-        if artifact not in trained or (learns and trained[artifact] != step):
-            changed = "has other settings now" if artifact in trained else "is new"
-            raise ConfigError(f"funnel.{artifact} {changed} and cannot be kept; name it with --only too, or train all")
-        kept[artifact] = bundle.manifest.kept.get(artifact, bundle.name)
-    return Kept(bundle, model, kept)
-
-
-def _steps(config: ProjectConfig) -> dict[str, StepConfig]:
-    """Artifact name → settings of each step, in the order of the funnel."""
-    stages = stages_of(config.funnel).items()
-    return {artifact_name(stage, name): step for stage, own in stages for name, step in own.steps.items()}
-
-
-def _check_fits(config: ProjectConfig, bundle: Bundle, model: Model, dataset: Dataset, split: Split) -> None:
-    """Raises when parts of the bundle could not work, or not be judged fairly, beside new ones."""
-    if model.config.features != config.features:
-        raise ConfigError(f"[features] differ from those of {bundle.name}, whose parts cannot be kept then; train all")
-    if bundle.manifest.trained_to > split.test_since:
-        raise ConfigError(
-            f"{bundle.name} learnt from days that are held out now, so its parts cannot be judged on them; train all"
-        )
-    for what, old, new in (
-        ("users", model.user_ids, dataset.user_ids),
-        ("items", model.item_ids, dataset.item_ids),
-    ):
-        if not _continues(old, new):
-            raise ArtifactError(f"{bundle.path}: its {what} have other numbers in {dataset.folder}; train all")
-
-
-def _continues(old: Ids, new: Ids) -> bool:
-    return len(new) >= len(old) and np.array_equal(np.asarray(old.keys), np.asarray(new.keys[: len(old)]))
-
-
-def _since(inputs: Inputs, moment: float) -> Inputs:
+def since(inputs: Inputs, moment: float) -> Inputs:
     """The inputs without the rows and the events before a moment; histories and statistics keep them."""
     events = inputs.events.take(inputs.events.time >= moment)
     begun = replace(inputs, events=events)
     return begun.with_samples(inputs.train.since(moment), inputs.valid.since(moment))
 
 
-class _Clock:
+class Clock:
     """Seconds between laps, by name."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
@@ -229,21 +181,25 @@ class _Clock:
 
 
 def _gate(config: TrainConfig, bundles: Path, report: Report) -> bool:
-    """True when the new page is not clearly worse than the one served now, or nothing can be compared."""
-    served = current_name(bundles)
+    """True when the new page is not clearly worse than the one served now, or nothing can be compared.
+
+    An increment was not judged: the full bundle that it continues stands for it.
+    """
     if not report.users:
         log.warning("no held-out user could be judged, so nothing speaks against the bundle", bundle=report.bundle)
         return True
-    old_report = report_file(bundles / served)
-    if not served or not old_report.is_file():
+    if not current_name(bundles):
         return True
     try:
-        open_bundle(bundles / served)
+        served = open_full(bundles)
+        old_report = report_file(served.path)
+        if not old_report.is_file():
+            return True
         old = Report.from_json(old_report.read_bytes())
     except (ArtifactError, DataError):
         return True  # a served bundle that cannot be read is no standard to hold a new one to
     floor = old.page["ndcg@10"] * (1 - config.gate)
     if report.page["ndcg@10"] >= floor:
         return True
-    log.warning("gate held the bundle back", ndcg=report.page["ndcg@10"], wanted=floor, served=served)
+    log.warning("gate held the bundle back", ndcg=report.page["ndcg@10"], wanted=floor, served=served.name)
     return False

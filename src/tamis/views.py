@@ -19,6 +19,7 @@ from tamis.evaluate.report import Report
 from tamis.project import Answer
 from tamis.serving.load import LoadReport
 from tamis.train import Trained
+from tamis.update import Updated
 
 
 def grid(title: str, rows: dict[str, dict[str, float]], digits: int = 4) -> Table:
@@ -52,6 +53,12 @@ def trained(trained: Trained) -> RenderableType:
     rows = {name: {"seconds": seconds} for name, seconds in trained.seconds.items()}
     fate = "published" if trained.published else "held back by the gate: its page is clearly worse than the served one"
     return Group("", grid("Seconds", rows, 2), "", f"bundle {trained.bundle.name}: {fate}")
+
+
+def updated(updated: Updated) -> RenderableType:
+    """What an increment learnt from, and that it is served now."""
+    learnt = f"{', '.join(updated.parts)} learnt from {updated.events:,} events in {updated.seconds:.1f} s"
+    return f"{learnt}\nbundle {updated.bundle.name}: published"
 
 
 def imported(report: ImportReport) -> RenderableType:

@@ -7,7 +7,7 @@ features and nothing is copied.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -89,6 +89,9 @@ class Timeline:
         return np.where(users < 0, 0, self.starts[np.clip(users, 0, len(self.starts) - 1)])
 
 
+_NOBODY: Final = (np.empty(0, np.int32), np.empty(0, np.int32))
+
+
 @dataclass(frozen=True, slots=True)
 class Samples:
     """r requests with n candidates in all. Rows of request j are first[j] : first[j + 1]."""
@@ -106,14 +109,19 @@ class Samples:
     labels: Mapping[str, NDArray[np.float32]]  # action name → [n]: 0/1; "play": seconds; only actions that occur
     timeline: Timeline
     log_odds: NDArray[np.float32] | None = None  # [n] added by how negatives were drawn; None = rows are as they were
+    before: tuple[NDArray[np.int32], NDArray[np.int32]] = _NOBODY  # user, item of the rows that `since` took away
 
     def __len__(self) -> int:
         return len(self.user)
 
     def since(self, moment: float) -> "Samples":
-        """The requests from a moment on, with their rows. Requests are in the order of time."""
+        """The requests from a moment on, with their rows. Requests are in the order of time.
+
+        What was shown before teaches nothing more, but stays known (`before`): it is no negative of its user.
+        """
         begin = int(np.searchsorted(self.time, moment))
         row = int(self.first[begin])
+        owner = np.repeat(self.user[:begin], np.diff(self.first[: begin + 1]))
         per_request = ("user", "time", "scene", "context", "history_start", "history_end")
         return replace(
             self,
@@ -123,6 +131,7 @@ class Samples:
             position=self.position[row:],
             labels={name: label[row:] for name, label in self.labels.items()},
             log_odds=None if self.log_odds is None else self.log_odds[row:],
+            before=(np.append(self.before[0], owner), np.append(self.before[1], self.item[:row])),
         )
 
 

@@ -11,6 +11,7 @@ from tamis.data.dataset import Events
 from tamis.data.negatives import there_since
 from tamis.data.samples import Samples
 from tamis.features.batch import NetBatch
+from tamis.features.earlier import Earlier
 from tamis.features.encode import Encoder, history_codes, with_ages
 from tamis.features.layout import Layout
 from tamis.features.statistics import Statistics, refresh_time
@@ -37,6 +38,7 @@ class Inputs:
     train, valid: impressions with labels before `until`; `valid` is the last part of them by time.
     interest_actions: the actions that make up the interest score, one point each.
     user_keys: [users] types.item_key of the users' external ids, by which one user's profile names others.
+    earlier: what the last full training left for the part at hand; None at the first one.
     """
 
     encoder: Encoder
@@ -51,6 +53,7 @@ class Inputs:
     interest_actions: tuple[str, ...] = ("click", "like", "collect", "share")
     progress: Progress = silent
     user_keys: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    earlier: Earlier | None = None
     _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
 
     @property

@@ -1,52 +1,70 @@
 """Training two towers for recall: each positive against the items of its batch.
 
-    loss = −log( e^{s⁺} / (e^{s⁺} + Σ e^{s⁻}) ),   s = cos(user, item) / temperature − β·log p(item)
-
-p is the frequency with which an item turns up in a batch: popular items are often a negative only because they are
-popular, and the correction undoes that. It belongs to training; what is served is the plain cosine.
-(Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019; Yang et al.,
-"Mixed negative sampling", WWW 2020.)
+A user with several vectors scores an item by the nearest of them, in training as in serving: a positive teaches the
+vector that is nearest to it, and a negative pushes away the vector that came too near. (Cen et al., KDD 2020.) Or each
+kind of action is an objective with a vector of its own, which only positives of that kind teach.
+What a positive costs is in `losses`, how much an item weighs as a negative in `negatives`, who may be one in `draws`,
+the second task of the item tower in `self_supervised`.
 """
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from tamis.data.samples import Samples
+from tamis.errors import ConfigError
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import tensor
-from tamis.nets.draws import Drawer, acted_rows
+from tamis.nets.draws import Draw, Drawer, acted_rows
+from tamis.nets.hard import HardDraws
+from tamis.nets.judge import RecallJudge
 from tamis.nets.loop import Problem, Report, train
+from tamis.nets.losses import Cosines, mean_loss
+from tamis.nets.negatives import log_weights
+from tamis.nets.self_supervised import ViewMaker, view_loss
 from tamis.nets.tower import IdHider, Towers, export_towers, numbers_of
 from tamis.nets.tower_plan import ContrastPlan, without_judge
-from tamis.types import Catalog
-
-_MASKED: Final = -1e4  # finite: a row with every negative masked must still have a gradient
-_ITEMS_AT_ONCE: Final = 8192
+from tamis.nets.weights import begin_with
 
 
 class ContrastBatch(NamedTuple):
-    """One step's tensors; see draws.Draw for the last five."""
+    """One step's tensors."""
 
     user_codes: Tensor  # [r, ·]
     user_dense: Tensor
     history_codes: Tensor
     item_codes: Tensor  # [u, ·] of the distinct items
     item_dense: Tensor
-    request_of: Tensor  # [p]
+    request_of: Tensor  # [p] see draws.Draw; with objectives the row of the user's vector, request · objectives + kind
     column_of: Tensor  # [p]
-    log_frequency: Tensor  # [u]
-    log_times: Tensor  # [u]
-    known: Tensor  # [r, u]
+    log_weight: Tensor  # [r, u] see negatives.log_weights
+    correction: Tensor  # [p] see losses.Cosines
+    views: Tensor | None  # [2m, ·] see self_supervised.ViewMaker; None without that task
 
 
 def fit_two_towers(inputs: Inputs, plan: ContrastPlan, seed: int, folder: Path) -> Report:
-    """Trains both towers on the positives of `inputs.train` and writes user.onnx and item.onnx into `folder`."""
+    """Trains both towers on the positives of `inputs.train` and writes user.onnx and item.onnx into `folder`.
+
+    Where they begin with the weights of an earlier training, they see the new rows once: more would be learnt by heart.
+    Raises ConfigError when the rows have none of the positives, or not each of them and they are objectives.
+    """
     towers = Towers(inputs.layout, plan.towers, numbers_of(inputs), seed)
+    if inputs.earlier and inputs.earlier.begin:
+        begin_with(towers, inputs.earlier, inputs.encoder)
+        plan = replace(plan, training=replace(plan.training, epochs=1))
+    elif plan.objectives:
+        _check_objectives(inputs.train, plan.positives)
+    report = learn(towers, inputs, plan, seed)
+    export_towers(towers, inputs.layout, folder)
+    return report
+
+
+def learn(towers: Towers, inputs: Inputs, plan: ContrastPlan, seed: int) -> Report:
+    """Trains the towers as they are; those of the best epoch are left."""
     drawer = Drawer(
         inputs.train,
         acted_rows(inputs.train, plan.positives),
@@ -55,7 +73,7 @@ def fit_two_towers(inputs: Inputs, plan: ContrastPlan, seed: int, folder: Path) 
         seed,
     )
     maker = BatchMaker(inputs, drawer, plan, seed)
-    judge = _Judge(inputs, plan)
+    judge = RecallJudge(inputs, plan)
     problem = Problem(
         rows=drawer.per_request,
         batch=maker.batch,
@@ -64,95 +82,79 @@ def fit_two_towers(inputs: Inputs, plan: ContrastPlan, seed: int, folder: Path) 
         name="two towers",
         progress=inputs.progress,
     )
-    report = train(towers, problem, without_judge(plan.training, len(judge.requests)), seed)
-    export_towers(towers, inputs.layout, folder)
-    return report
+    return train(towers, problem, without_judge(plan.training, len(judge.requests)), seed)
 
 
 def batch_loss(towers: Towers, batch: ContrastBatch, plan: ContrastPlan) -> Tensor:
     """The mean loss of the batch's positives."""
     users = towers.users(batch.user_codes, batch.user_dense, batch.history_codes)
-    return list_loss(users, towers.items(batch.item_codes, batch.item_dense), batch, plan)
+    loss = contrast_loss(users, towers.items(batch.item_codes, batch.item_dense), batch, plan)
+    if batch.views is None:
+        return loss
+    return loss + plan.views.weight * view_loss(towers, batch.views, plan.views.temperature)
 
 
-def list_loss(users: Tensor, items: Tensor, batch: ContrastBatch, plan: ContrastPlan) -> Tensor:
-    """The same from the vectors of the batch's users [r, d] and items [u, d]."""
-    # One product makes the logits of all negatives, each as often as it was drawn; a positive counts once.
-    bias = batch.log_times - plan.log_q * batch.log_frequency
-    logits = torch.addmm(bias, users / plan.temperature, items.T)
-    positive = logits[batch.request_of, batch.column_of] - batch.log_times[batch.column_of]
-    negatives = torch.logsumexp(logits.masked_fill(batch.known, _MASKED), 1)
-    return nn.functional.softplus(negatives[batch.request_of] - positive).mean()
+def contrast_loss(users: Tensor, items: Tensor, batch: ContrastBatch, plan: ContrastPlan) -> Tensor:
+    """The same without the second task, from the vectors of the batch's users [r, d] or [r, k, d] and items [u, d]."""
+    log_weight = batch.log_weight
+    if plan.objectives and users.dim() == 3:
+        log_weight, users = log_weight.repeat_interleave(users.shape[1], 0), users.flatten(0, 1)
+    own, negative = items[batch.column_of], users @ items.T
+    if users.dim() == 2:
+        positive = (users[batch.request_of] * own).sum(1)
+    else:
+        positive = (users[batch.request_of] * own[:, None]).sum(2).amax(1)
+        negative = negative.amax(1)
+    return mean_loss(Cosines(positive, negative, log_weight, batch.request_of, batch.correction), plan.loss)
 
 
 class BatchMaker:
     """Gathers the arrays of a batch; called by one thread at a time."""
 
     def __init__(self, inputs: Inputs, drawer: Drawer, plan: ContrastPlan, seed: int) -> None:
-        self.inputs = inputs
-        self.drawer = drawer
+        self.inputs, self.drawer, self.plan = inputs, drawer, plan
+        self.kinds = _kinds(inputs.train, plan.positives) if plan.objectives else np.empty((0, 0), np.bool_)
         self.ids = IdHider(inputs, plan.training.unknown_share, seed)
+        hard = inputs.earlier.dropped() if plan.hard_share and inputs.earlier else None
+        self.hard = HardDraws(hard, plan.hard_negatives, seed) if hard else None
+        self.views = ViewMaker(inputs, plan.views, seed) if plan.views.weight else None
 
     def batch(self, requests: NDArray[np.int64]) -> ContrastBatch:
-        draw = self.drawer.draw(requests)
+        """All positives of these requests."""
+        users = self.inputs.train.user[requests]
+        draw = self.drawer.draw(requests, self.hard.draw(users) if self.hard else None)
         sides = self.inputs.batch(self.inputs.train, requests)
         items = self.inputs.catalog.features(draw.items)
         self.ids.hide(sides.user_codes, items.codes)
+        request_of, positive = self._taught(draw)
         return ContrastBatch(
             tensor(sides.user_codes),
             tensor(sides.user_dense),
             tensor(sides.history_codes),
             tensor(items.codes),
             tensor(items.dense),
-            tensor(draw.request_of),
-            tensor(draw.column_of),
-            tensor(draw.log_frequency),
-            tensor(draw.log_times),
-            tensor(draw.known),
+            tensor(request_of),
+            tensor(draw.column_of[positive]),
+            tensor(log_weights(draw, self.plan.log_q, self.plan.hard_share)),
+            tensor(-self.plan.log_q * draw.log_frequency[draw.column_of[positive]]),
+            self.views.batch() if self.views else None,
         )
 
-
-class _Judge:
-    """Recall@k of some validation positives, all items competing that were there before training ended."""
-
-    def __init__(self, inputs: Inputs, plan: ContrastPlan) -> None:
-        self.inputs, self.k = inputs, plan.judge_k
-        self.rows, self.starts = positives_of(inputs.valid, plan)
-        requests = np.flatnonzero(np.diff(self.starts))
-        self.requests = requests[:: max(1, len(requests) // plan.judge_requests)]
-
-    def recall(self, towers: Towers) -> float:
-        """Share of the positives among their user's k best items; 0 without validation rows."""
-        if not len(self.requests):
-            return 0.0
-        catalog, found, count = self.inputs.catalog, 0, 0
-        there = self.inputs.items_there
-        vectors = vectors_of(towers, catalog, there)
-        for part in blocks(self.requests, 256):
-            batch = self.inputs.batch(self.inputs.valid, part)
-            users = towers.users(tensor(batch.user_codes), tensor(batch.user_dense), tensor(batch.history_codes))
-            scores = (users @ vectors.T).numpy()
-            for row, request in enumerate(part):
-                wanted = self.inputs.valid.item[self.rows[self.starts[request] : self.starts[request + 1]]]
-                better = (scores[row] > scores[row, np.searchsorted(there, wanted)][:, None]).sum(axis=1)
-                found += int((better < self.k).sum())
-                count += len(wanted)
-        return found / count
+    def _taught(self, draw: Draw) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(row of the user's vector that is taught, which positive of the draw it is taught by), pair by pair."""
+        if not self.plan.objectives:
+            return draw.request_of, np.arange(len(draw.request_of))
+        positive, kind = np.nonzero(self.kinds[draw.row])
+        return draw.request_of[positive] * self.kinds.shape[1] + kind, positive
 
 
-def positives_of(samples: Samples, plan: ContrastPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(positive rows, [r + 1] where each request's begin); none when the samples lack the actions."""
-    known = any(name in samples.labels for name in plan.positives)
-    rows = np.flatnonzero(acted_rows(samples, plan.positives)) if known else np.empty(0, np.int64)
-    return rows, np.searchsorted(rows, samples.first)
+def _kinds(samples: Samples, actions: tuple[str, ...]) -> NDArray[np.bool_]:
+    """[n, actions] True where the row carries the action."""
+    return np.stack([samples.labels.get(name, np.zeros(len(samples.item))) > 0 for name in actions], 1)
 
 
-def vectors_of(towers: Towers, catalog: Catalog, items: NDArray[np.int64]) -> Tensor:
-    """[n, vector_size] of some items of the catalogue, at least one."""
-    parts = (catalog.features(part) for part in blocks(items, _ITEMS_AT_ONCE))
-    return torch.cat([towers.items(tensor(part.codes), tensor(part.dense)) for part in parts])
-
-
-def blocks(values: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """The values in pieces of `size`."""
-    return [values[start : start + size] for start in range(0, len(values), size)]
+def _check_objectives(samples: Samples, actions: tuple[str, ...]) -> None:
+    """Raises ConfigError for an action that no row carries: a vector that nothing teaches would be searched for."""
+    done = _kinds(samples, actions).any(axis=0)
+    if len(samples.item) and (never := [name for name, some in zip(actions, done, strict=True) if not some]):
+        raise ConfigError(f"objectives: nobody did {never} in the training rows; leave it out of positives")

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from tamis.data.samples import Samples
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import tensor
-from tamis.nets.contrast import BatchMaker, ContrastBatch, blocks, list_loss, positives_of, vectors_of
+from tamis.nets.contrast import BatchMaker, ContrastBatch, contrast_loss
 from tamis.nets.draws import Drawer, acted_rows
+from tamis.nets.judge import blocks, positives_of, vectors_of
 from tamis.nets.layers import uniform
 from tamis.nets.loop import Problem, Report, train
 from tamis.nets.path_assignment import PathScores, assign, objective, random_paths
@@ -98,7 +99,7 @@ class DeepNet(nn.Module):
         users = self.towers.users(side.user_codes, side.user_dense, side.history_codes)
         items = self.towers.items(side.item_codes, side.item_dense)
         logs = self.paths(users[side.request_of], batch.nodes)
-        return path_loss(logs, batch.there) + list_loss(users, items, side, plan.contrast)
+        return path_loss(logs, batch.there) + contrast_loss(users, items, side, plan.contrast)
 
 
 def path_loss(logs: Tensor, there: Tensor) -> Tensor:

@@ -22,15 +22,18 @@ class Draw:
     """A batch of p positives of r requests against u distinct items.
 
     log_frequency: log of the share that each item has in the draws the batch was made by, positives and extra ones.
-    log_times: log of how often it was drawn in this batch; a negative that came twice counts twice.
+    log_times: log of how often it was drawn in this batch; a negative that came twice counts twice; −inf for an item
+    that is there only as somebody's hard negative.
     """
 
     items: NDArray[np.int64]  # [u] distinct, ascending
+    row: NDArray[np.int64]  # [p] of each positive in the samples
     request_of: NDArray[np.int64]  # [p] position of each positive's request in the batch
     column_of: NDArray[np.int64]  # [p] position of each positive's item in `items`
     log_frequency: NDArray[np.float32]  # [u]
     log_times: NDArray[np.float32]  # [u]
     known: NDArray[np.bool_]  # [r, u] True: the user saw the item, or it was not there yet: no negative
+    hard: NDArray[np.int64]  # [r, h] columns of the request's hard negatives, −1 = none; never one that is known
 
 
 def acted_rows(samples: Samples, actions: Sequence[str]) -> NDArray[np.bool_]:
@@ -112,28 +115,40 @@ class Drawer:
         """[r] positives of each request."""
         return np.diff(self.starts)
 
-    def wanted(self, requests: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[p] the items of all positives of these requests, request by request."""
+    def positives(self, requests: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[p] the rows of all positives of these requests, request by request."""
         counts = self.per_request[requests]
         at = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        rows = self.rows[np.repeat(self.starts[requests], counts) + at]
-        return np.asarray(self.samples.item[rows], np.int64)
+        return np.asarray(self.rows[np.repeat(self.starts[requests], counts) + at])
 
-    def draw(self, requests: NDArray[np.int64]) -> Draw:
-        """The batch of all positives of these requests."""
+    def wanted(self, requests: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[p] their items."""
+        return np.asarray(self.samples.item[self.positives(requests)], np.int64)
+
+    def draw(self, requests: NDArray[np.int64], hard: NDArray[np.int64] | None = None) -> Draw:
+        """The batch of all positives of these requests. hard: [r, h] items of their own, −1 = none."""
+        hard = np.empty((len(requests), 0), np.int64) if hard is None else hard
         request_of = np.repeat(np.arange(len(requests)), self.per_request[requests])
         wanted = self.wanted(requests)
         drawn = np.searchsorted(self._cumulative, self._random.random(self.extra), "right")
         drawn = self._there[np.minimum(drawn, len(self._there) - 1)]  # rounding may leave the last sum a hair under 1
-        items, place, times = np.unique(np.concatenate([wanted, drawn]), return_inverse=True, return_counts=True)
+        easy = len(wanted) + self.extra
+        items, place = np.unique(np.concatenate([wanted, drawn, hard[hard >= 0]]), return_inverse=True)
+        times = np.bincount(place[:easy], minlength=len(items))
+        columns = np.full(hard.shape, -1, np.int64)
+        columns[hard >= 0] = place[easy:]
+        known = self._mask(requests, items)
+        columns[known[np.arange(len(requests))[:, None], columns] & (columns >= 0)] = -1
         expected = len(wanted) * self._positive_share[items] + self.extra * self._extra_share[items]
         return Draw(
             items=items,
+            row=self.positives(requests),
             request_of=request_of,
             column_of=place[: len(wanted)],
-            log_frequency=np.log(expected / (len(wanted) + self.extra)).astype(np.float32),
-            log_times=np.log(times).astype(np.float32),
-            known=self._mask(requests, items),
+            log_frequency=np.log(np.maximum(expected / max(1, easy), 1e-30)).astype(np.float32),
+            log_times=np.where(times > 0, np.log(np.maximum(times, 1)), -np.inf).astype(np.float32),
+            known=known,
+            hard=columns,
         )
 
     def _mask(self, requests: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -156,9 +171,10 @@ class _Pairs:
         past = timeline.time < end  # what came later must not shape the training
         shown = np.repeat(samples.user, np.diff(samples.first)).astype(np.int64) * items + samples.item
         done = owner[past] * items + timeline.item[past]
-        pairs = np.sort(np.concatenate([shown, done]))  # np.unique hashes, which is slow for such keys
+        before = samples.before[0].astype(np.int64) * items + samples.before[1]
+        pairs = np.sort(np.concatenate([shown, done, before]))  # np.unique hashes, which is slow for such keys
         pairs = pairs[np.diff(pairs, prepend=-1) != 0]
-        users = max(int(samples.user.max(initial=-1)) + 1, len(timeline.starts) - 1)
+        users = max(int(samples.user.max(initial=-1)) + 1, len(timeline.starts) - 1)  # `before` has no others
         self._item = pairs % max(1, items)
         self._starts = np.searchsorted(pairs, np.arange(users + 1) * items)
 

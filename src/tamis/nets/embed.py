@@ -21,6 +21,7 @@ class Table(nn.Module):
     kept in `taken`. After `backward`, `optimizer.Optimizer.step` sums the leaves' gradients by code and moves only
     those rows. The table's own `weight` therefore never holds a gradient.
 
+    moving: [rows] True for the rows that may move; None = all.
     first_order: the rows are not embeddings but the weights of a linear model, which the optimizer moves faster.
     """
 
@@ -31,6 +32,7 @@ class Table(nn.Module):
         weight.normal_(0.0, spread, generator=generator)
         weight[0] = 0.0
         self.weight = nn.Parameter(weight, requires_grad=False)
+        self.moving: NDArray[np.bool_] | None = None
         self.taken: list[tuple[NDArray[np.int32], NDArray[np.int64], Tensor]] = []
 
     @property

@@ -65,7 +65,8 @@ def train(net: nn.Module, problem: Problem[B], plan: TrainingPlan, seed: int) ->
     total, done, began = int(problem.rows.sum()) * plan.epochs, 0, time.perf_counter()
     with torch_threads(plan.threads):
         for epoch in range(plan.epochs if total else 0):
-            batches = cut(problem.rows, plan.batch_size, np.random.default_rng((seed, epoch)))
+            random = None if plan.in_order else np.random.default_rng((seed, epoch))
+            batches = cut(problem.rows, plan.batch_size, random)
             net.train()
             for batch, rows in _fetched(problem, batches, plan.prefetch):
                 share = 1.0 - (1.0 - plan.decay_to) * done / total
@@ -92,12 +93,14 @@ def train(net: nn.Module, problem: Problem[B], plan: TrainingPlan, seed: int) ->
     return Report(tuple(scores), best, done, time.perf_counter() - began)
 
 
-def cut(rows: NDArray[np.int64], batch_size: int, random: np.random.Generator) -> list[NDArray[np.int64]]:
+def cut(rows: NDArray[np.int64], batch_size: int, random: np.random.Generator | None) -> list[NDArray[np.int64]]:
     """Batches of whole requests in random order with about `batch_size` rows each; every request with rows is in one.
 
     A request larger than that is a batch of its own. Inside a batch the positions ascend: nearer in memory.
+    random: None = the requests in the order they have.
     """
-    order = random.permutation(np.flatnonzero(rows))
+    order = np.flatnonzero(rows)
+    order = order if random is None else random.permutation(order)
     part = (np.cumsum(rows[order]) - 1) // batch_size
     pieces = np.split(order, np.flatnonzero(np.diff(part)) + 1)
     return [np.sort(piece) for piece in pieces if len(piece)]

@@ -1,6 +1,7 @@
 """Adam for the layers, and for the fused table only the rows that a batch touched."""
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,19 +28,22 @@ class Optimizer:
         self.plan = plan
         self._tables = [_Rows(module, plan) for module in net.modules() if isinstance(module, Table)]
         dense = [weight for weight in net.parameters() if weight.requires_grad]
-        self._dense = torch.optim.Adam(dense, lr=plan.learning_rate, betas=BETAS, eps=EPSILON, fused=True)
+        adam = partial(torch.optim.Adam, lr=plan.learning_rate, betas=BETAS, eps=EPSILON, fused=True)
+        self._dense = [adam(dense)] if dense else []  # torch refuses to move nothing
 
     def clear(self) -> None:
         """Forgets gradients and gathered rows."""
-        self._dense.zero_grad()
+        for layers in self._dense:
+            layers.zero_grad()
         for rows in self._tables:
             rows.table.taken.clear()
 
     def step(self, share: float = 1.0) -> None:
         """Moves every weight that has a gradient; `share` scales the learning rates of this step."""
-        for group in self._dense.param_groups:
-            group["lr"] = self.plan.learning_rate * share
-        self._dense.step()
+        for layers in self._dense:
+            for group in layers.param_groups:
+                group["lr"] = self.plan.learning_rate * share
+            layers.step()
         for rows in self._tables:
             rows.step(share)
 
@@ -62,6 +66,9 @@ class _Rows:
         count = self._sum_gradients()
         distinct, sums = self._distinct[:count], self._sums[:count]
         self._place[distinct] = 0
+        if self.table.moving is not None:
+            free = self.table.moving[distinct]
+            distinct, sums = distinct[free], sums[free]
         self._steps += 1
         plan, line = self._plan, self.table.first_order
         rate = share * (plan.wide_learning_rate if line else plan.embedding_learning_rate)
@@ -72,7 +79,7 @@ class _Rows:
             rows = slice(*part)
             kernels.adam_rows(self._weight, self._moments, distinct[rows], sums[rows], adam)
 
-        side_by_side(spans(np.arange(count + 1)) if count else [], work)
+        side_by_side(spans(np.arange(len(distinct) + 1)) if len(distinct) else [], work)
 
     def _sum_gradients(self) -> int:
         """Fills the distinct codes and the sum of each one's gradients; how many there are."""

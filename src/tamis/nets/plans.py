@@ -28,6 +28,7 @@ class TrainingPlan:
     unknown_share: share of rows that are trained with the id taken away, so that new users and items are understood.
     precision: of matrix products, see `nets.products`.
     threads: of torch.   prefetch: gather the next batch while this one is computed.
+    in_order: requests as they come, not shuffled anew for each epoch.
     """
 
     epochs: int = 1
@@ -42,6 +43,7 @@ class TrainingPlan:
     precision: Precision = "float32"
     threads: int = 2
     prefetch: bool = True
+    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)

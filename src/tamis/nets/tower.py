@@ -36,25 +36,32 @@ class Numbers:
 
 
 class Tower(nn.Module):
-    """One side: embeddings and numbers side by side → hidden layers with ReLU → one vector of length 1."""
+    """One side: embeddings and numbers side by side → hidden layers with ReLU → `count` vectors of length 1."""
 
     def __init__(
-        self, widths: Sequence[int], numbers: NDArray[np.float32], sizes: Sequence[int], generator: torch.Generator
+        self,
+        widths: Sequence[int],
+        numbers: NDArray[np.float32],
+        sizes: Sequence[int],
+        generator: torch.Generator,
+        count: int = 1,
     ) -> None:
-        """sizes: of one embedding, of the hidden layers, of the vector."""
+        """sizes: of one embedding, of the hidden layers, of a vector."""
         super().__init__()
-        self.widths = tuple(widths)
+        self.widths, self.count = tuple(widths), count
         self.numbers = Standardize(numbers)
-        sizes = (len(self.widths) * sizes[0] + numbers.shape[1], *sizes[1:])
+        sizes = (len(self.widths) * sizes[0] + numbers.shape[1], *sizes[1:-1], count * sizes[-1])
         self.layers = nn.ModuleList(linear(before, after, generator) for before, after in pairwise(sizes))
 
     def forward(self, table: Table, codes: Tensor, dense: Tensor) -> Tensor:
-        """[n, vector_size] from codes [n, sum(widths)] and dense [n, ·]."""
+        """[n, vector_size], or [n, count, vector_size], from codes [n, sum(widths)] and dense [n, ·]."""
         out = torch.cat([table(codes, self.widths), self.numbers(dense)], 1)
         for layer in self.layers[:-1]:
             out = torch.relu(layer(out))
         out = self.layers[-1](out)
-        return nn.functional.normalize(out, dim=1)
+        if self.count > 1:
+            out = torch.unflatten(out, 1, (self.count, -1))
+        return nn.functional.normalize(out, dim=-1)
 
 
 class Towers(nn.Module):
@@ -67,11 +74,11 @@ class Towers(nn.Module):
         history = (layout.history_length,) * layout.history_codes
         user_widths = (*widths_of(layout.user_fields), *history)
         self.table = Table(layout.table_size, size, generator)
-        self.user = Tower(user_widths, numbers.user, (size, *plan.user_layers, end), generator)
+        self.user = Tower(user_widths, numbers.user, (size, *plan.user_layers, end), generator, plan.interests)
         self.item = Tower(widths_of(layout.item_fields), numbers.item, (size, *plan.item_layers, end), generator)
 
     def users(self, user_codes: Tensor, user_dense: Tensor, history_codes: Tensor) -> Tensor:
-        """[r, vector_size]."""
+        """[r, vector_size], or [r, interests, vector_size]."""
         history = history_codes.transpose(1, 2).flatten(1)
         vectors: Tensor = self.user(self.table, torch.cat([user_codes, history], 1), user_dense)
         return vectors

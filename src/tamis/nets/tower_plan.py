@@ -1,6 +1,7 @@
 """What towers are to look like: plain values, so that parts can name them without torch."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from tamis.errors import ConfigError
 from tamis.nets.plans import TrainingPlan
@@ -11,7 +12,7 @@ class TowerPlan:
     """The shape of a user tower and an item tower over one embedding table. Raises ConfigError for what cannot be.
 
     embedding_size: width of one embedding.   user_layers, item_layers: widths of the hidden layers.
-    vector_size: width of both towers' output.
+    vector_size: width of both towers' output.   interests: vectors that a user gets; an item has one.
     pooling: how the history becomes one vector. Only "mean": attention would need the candidate, and a user vector that
     depends on the candidate can neither be computed once per request nor searched for in an index.
     """
@@ -20,6 +21,7 @@ class TowerPlan:
     user_layers: tuple[int, ...] = (128, 64)
     item_layers: tuple[int, ...] = (64,)
     vector_size: int = 32
+    interests: int = 1
     pooling: str = "mean"
 
     def __post_init__(self) -> None:
@@ -28,27 +30,64 @@ class TowerPlan:
                 f"history pooling {self.pooling!r}: a tower may only take the mean of the history; attention over it "
                 "belongs to the ranking net, where user and candidate are seen together"
             )
-        if min(self.embedding_size, self.vector_size, *self.user_layers, *self.item_layers) < 1:
-            raise ConfigError("towers: every size and layer width must be at least 1")
+        if min(self.embedding_size, self.vector_size, self.interests, *self.user_layers, *self.item_layers) < 1:
+            raise ConfigError("towers: every size, layer width and number of interests must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class LossPlan:
+    """What a positive costs against its negatives; the formulas are in `nets.losses`.
+
+    temperature: cosines are divided by it (listwise).   margin: of pairwise_hinge.   scale: σ of pointwise and
+    pairwise_logistic.   negatives_each: weight of all negatives of a positive, its own being 1 (pointwise).
+    """
+
+    loss: Literal["listwise", "pointwise", "pairwise_hinge", "pairwise_logistic"] = "listwise"
+    temperature: float = 0.07
+    margin: float = 0.2
+    scale: float = 10.0
+    negatives_each: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class ViewsPlan:
+    """The self-supervised task of the item tower; see `nets.self_supervised` and `nets.views`.
+
+    weight: of its loss beside that of the positives; 0 = no such task.   items: drawn evenly for each step.
+    mask: what a view hides.   share: of the fields hidden (random), or of a list's values dropped (dropout).
+    temperature: its cosines are divided by it.
+    """
+
+    weight: float = 0.0
+    mask: Literal["random", "dropout", "complementary", "correlated"] = "correlated"
+    share: float = 0.5
+    items: int = 256
+    temperature: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class ContrastPlan:
     """How two towers are trained for recall.
 
-    positives: actions that make a row a positive.   temperature: cosines are divided by it.
+    positives: actions that make a row a positive.   objectives: each of them teaches a vector of the user's of its own.
     log_q: share β of the correction −β·log p of sampling frequency; 1 = weigh the catalogue evenly, 0 = none.
     extra_negatives: items drawn for each batch besides its own, with probability ∝ (count + 1) ^ extra_exponent.
+    hard_negatives: of each request, drawn from what an earlier funnel found for its user and cut.
+    hard_share: of the weight of all negatives of a request that has hard ones; 0 = none are drawn.
     judge_k, judge_requests: after each epoch recall@judge_k of about so many validation requests is measured.
     """
 
     towers: TowerPlan
     training: TrainingPlan
     positives: tuple[str, ...]
-    temperature: float
     log_q: float
     extra_negatives: int
     extra_exponent: float
+    loss: LossPlan = LossPlan()
+    views: ViewsPlan = ViewsPlan()
+    objectives: bool = False
+    hard_share: float = 0.0
+    hard_negatives: int = 4
     judge_k: int = 100
     judge_requests: int = 2000
 

@@ -29,7 +29,7 @@ from tamis.nets.path_plan import AssignPlan, DeepPlan, PathShape, Penalty
 from tamis.nets.paths import PathItems, PathNet
 from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
-from tamis.nets.tower_plan import ContrastPlan, TowerPlan
+from tamis.nets.tower_plan import ContrastPlan, LossPlan, TowerPlan
 from tamis.types import Candidates, Query
 
 _LAYOUT_FILE: Final = "layout.json"
@@ -79,7 +79,8 @@ class DeepRetrievalConfig(StepConfig, frozen=True, tag="deep_retrieval"):
     def plan(self, items: int) -> DeepPlan:
         """The same as values for the nets, for a catalogue of so many items. Raises ConfigError for what cannot be."""
         towers, training = plan_of(TowerPlan, self), plan_of(TrainingPlan, self)
-        contrast = plan_of(ContrastPlan, self, towers=towers, training=training, judge_requests=500)
+        loss = plan_of(LossPlan, self)
+        contrast = plan_of(ContrastPlan, self, towers=towers, training=training, loss=loss, judge_requests=500)
         shape = PathShape.of(self.depth, self.width, self.hidden, items)
         return plan_of(DeepPlan, self, contrast=contrast, shape=shape, assign=plan_of(AssignPlan, self))
 

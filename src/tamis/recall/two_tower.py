@@ -4,21 +4,23 @@
                                                            cosine → FAISS → items
     item codes, numbers that do not change  ─ item tower ──┘
 
-The towers meet only in the cosine. The index lies in the same artifact as the towers that made it, so a user vector
-can never meet item vectors of another training. Items published since go through the item tower once, when they are
-first seen, and are searched beside the index. In training no item is a negative of a request that it was not there for.
+The towers meet only in the cosine; with several `interests` a user has several vectors, and the nearest of them counts.
+The index lies in the same artifact as the towers that made it, so a user vector can never meet item vectors of another
+training. Items published since go through the item tower once, when they are first seen, and are searched beside the
+index. In training no item is a negative of a request that it was not there for.
 (Yi et al., RecSys 2019; Covington et al., RecSys 2016.)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Annotated, Final, Literal, Self
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from tamis.config import AtLeastZero, StepConfig
+from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, NotNegative, Share, StepConfig
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import query_history
 from tamis.features.inputs import Inputs
@@ -29,11 +31,21 @@ from tamis.nets.folder import NetFolder
 from tamis.nets.item_vectors import FreshVectors, item_vectors
 from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
-from tamis.nets.tower_plan import ContrastPlan, TowerPlan
+from tamis.nets.tower_plan import ContrastPlan, LossPlan, TowerPlan, ViewsPlan
 from tamis.types import Candidates, Catalog, Query
 
 _LAYOUT_FILE: Final = "layout.json"
 _TUNING_QUERIES: Final = 200
+
+
+class SelfSupervisedConfig(Config, frozen=True):
+    """A second task of the item tower, for items with few positives; see `nets.self_supervised`."""
+
+    weight: NotNegative = 0.0  # of its loss beside that of the positives; 0 = no such task
+    mask: Literal["random", "dropout", "complementary", "correlated"] = "correlated"
+    share: Share = 0.5  # of the fields hidden (random), or of a list's values dropped (dropout)
+    items: AtLeastOne = 256  # drawn evenly from the catalogue for each step
+    temperature: AboveZero = 0.1  # its cosines are divided by it
 
 
 class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
@@ -41,15 +53,24 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
 
     limit: AtLeastZero = 300  # items per request
     positives: tuple[str, ...] = ("click",)  # actions that make a shown item a positive
+    objectives: bool = False  # each action of `positives` has a vector of the user's of its own, which it alone teaches
     vector_size: int = 32  # width of the vectors that meet
     embedding_size: int = 16  # width of one feature's embedding
     user_layers: tuple[int, ...] = (128, 64)  # hidden layers of the user tower
     item_layers: tuple[int, ...] = (64,)  # hidden layers of the item tower
+    interests: AtLeastOne = 1  # vectors that a user gets; an item is as near as the nearest of them says
     pooling: str = "mean"  # of the history; nothing else can be searched for in an index
-    temperature: float = 0.07  # cosines are divided by it in training
+    loss: Literal["listwise", "pointwise", "pairwise_hinge", "pairwise_logistic"] = "listwise"
+    temperature: float = 0.07  # listwise: cosines are divided by it in training
+    margin: AboveZero = 0.2  # pairwise_hinge: a positive's cosine is to be so much larger than a negative's
+    scale: AboveZero = 10.0  # pointwise and pairwise_logistic: cosines are multiplied by it
+    negatives_each: AboveZero = 3.0  # pointwise: what all negatives of a positive weigh, itself being 1
     log_q: float = 1.0  # share of the correction for popularity: 1 weighs the catalogue evenly, 0 punishes the popular
     extra_negatives: int = 512  # items drawn for each batch besides its own
     extra_exponent: float = 0.75  # … with probability ∝ (positives + 1) ^ this
+    hard_share: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # of the weight of a request's negatives; 0 = no hard ones
+    hard_negatives: AtLeastOne = 4  # of each request: what the last bundle's funnel found for the user and cut
+    self_supervised: SelfSupervisedConfig = SelfSupervisedConfig()  # a second task, for items with few positives
     unknown_share: float = 0.1  # share of rows trained without their id, for users and items that are new
     epochs: int = 10  # most passes over the positives
     patience: int = 2  # epochs without a better validation recall before stopping
@@ -71,8 +92,12 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
 
     def plan(self) -> ContrastPlan:
         """The same as values for the nets. Raises ConfigError for towers that cannot be."""
-        towers, training = plan_of(TowerPlan, self), plan_of(TrainingPlan, self)
-        return plan_of(ContrastPlan, self, towers=towers, training=training)
+        if self.objectives and self.interests > 1:
+            raise ConfigError("interests: with objectives a user has one vector for each, leave it at 1")
+        count = len(self.positives) if self.objectives else self.interests
+        towers, training = plan_of(TowerPlan, self, interests=count), plan_of(TrainingPlan, self)
+        loss, views = plan_of(LossPlan, self), plan_of(ViewsPlan, self.self_supervised)
+        return plan_of(ContrastPlan, self, towers=towers, training=training, loss=loss, views=views)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +125,30 @@ class TwoTower:
         index = Vectors.build(vectors, config.index, wanted, _last_users(inputs, user_tower), seed)
         return cls(config, inputs.layout, nets, user_tower, index, FreshVectors(item_tower, len(vectors)))
 
+    def update(self, inputs: Inputs, seed: int) -> Self:
+        """The part after incremental training on `inputs.train`: only the embeddings of user ids have moved.
+
+        Index and item vectors are the same. Raises ConfigError when no user feature is an id.
+        """
+        nets = NetFolder.temporary()
+        nets_module("increment").move_user_ids(inputs, self.config.plan(), seed, (self.nets.path, nets.path))
+        return replace(self, nets=nets, user_tower=_open(nets.path)[0])
+
     def recall(self, query: Query) -> Candidates:
         """The items of largest cosine, best first, with column `similarity`; also for a user without id or history."""
-        ids, scores = self._searched(query.catalog).search(
-            self.user_vector(query), self.config.limit or len(query.catalog)
-        )
-        there = (ids[0] >= 0) & (ids[0] < len(query.catalog))
-        return Candidates(ids[0, there], {"similarity": scores[0, there]})
+        wanted = self.config.limit or len(query.catalog)
+        ids, scores = best_of_all(*self._searched(query.catalog).search(self.user_vectors(query), wanted))
+        there = (ids >= 0) & (ids < len(query.catalog))
+        return Candidates(ids[there][:wanted], {"similarity": scores[there][:wanted]})
 
-    def user_vector(self, query: Query) -> NDArray[np.float32]:
-        """[1, d] of length 1: what the user tower makes of the query."""
-        return self.user_tower.run(
+    def user_vectors(self, query: Query) -> NDArray[np.float32]:
+        """[interests, d], each of length 1: what the user tower makes of the query."""
+        run = self.user_tower.run(
             user_codes=query.features.codes,
             user_dense=query.features.dense,
             history_codes=query_history(self.layout, query)[None],
-        )["vector"]
+        )
+        return run["vector"].reshape(-1, self.index.width)
 
     def similar(
         self, item: int, size: int, catalog: Catalog | None = None
@@ -154,6 +188,20 @@ class TwoTower:
         return cls(config, layout, NetFolder(folder), user_tower, index, FreshVectors(item_tower, len(index.main)))
 
 
+def best_of_all(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(ids, scores) of the answers [b, k] to several queries in one list, each id once with its largest score.
+
+    Best first, ties by lower id; an answer to one query stays as it is.
+    """
+    if len(ids) == 1:
+        return ids[0], scores[0]
+    flat, score = ids.ravel(), scores.ravel()
+    order = np.lexsort((flat, -score))
+    _, first = np.unique(flat[order], return_index=True)
+    chosen = order[np.sort(first)]
+    return flat[chosen], score[chosen]
+
+
 def _open(folder: Path) -> tuple[Session, Session]:
     return Session.open(folder / "user.onnx"), Session.open(folder / "item.onnx")
 
@@ -164,4 +212,5 @@ def _last_users(inputs: Inputs, user_tower: Session) -> NDArray[np.float32] | No
         return None
     batch = inputs.batch(inputs.train, np.argsort(inputs.train.time, kind="stable")[-_TUNING_QUERIES:])
     run = user_tower.run(user_codes=batch.user_codes, user_dense=batch.user_dense, history_codes=batch.history_codes)
-    return run["vector"]
+    vectors = run["vector"]
+    return vectors.reshape(-1, vectors.shape[-1])

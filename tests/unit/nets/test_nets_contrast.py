@@ -7,11 +7,14 @@ import pytest
 import torch
 from toy_world import Toy, part_of
 
-from tamis.nets.contrast import BatchMaker, ContrastBatch, _Judge, batch_loss, fit_two_towers
+from tamis.errors import ConfigError
+from tamis.nets.contrast import BatchMaker, ContrastBatch, batch_loss, fit_two_towers
 from tamis.nets.draws import Drawer, acted_rows
+from tamis.nets.judge import RecallJudge
+from tamis.nets.negatives import NONE
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.tower import IdHider, Towers, id_fields, numbers_of
-from tamis.nets.tower_plan import ContrastPlan, TowerPlan
+from tamis.nets.tower_plan import ContrastPlan, LossPlan, TowerPlan, ViewsPlan
 from tamis.types import Catalog
 
 
@@ -19,73 +22,15 @@ def plan_of(**changes) -> ContrastPlan:
     values = {
         "towers": TowerPlan(embedding_size=4, user_layers=(8,), item_layers=(8,), vector_size=4),
         "training": TrainingPlan(threads=1),
+        "loss": LossPlan(temperature=0.2),
+        "views": ViewsPlan(),
         "positives": ("click",),
-        "temperature": 0.2,
+        "objectives": False,
         "log_q": 1.0,
         "extra_negatives": 10,
         "extra_exponent": 0.75,
     }
     return ContrastPlan(**(values | changes))
-
-
-class Cosines:
-    """Towers of one user with given cosines to some items."""
-
-    def __init__(self, *cosines: float) -> None:
-        self.vectors = torch.tensor([[c, math.sqrt(1 - c * c)] for c in cosines])
-
-    def users(self, *_: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([[1.0, 0.0]])
-
-    def items(self, *_: torch.Tensor) -> torch.Tensor:
-        return self.vectors
-
-
-def loss_of(cosines: list[float], shares: list[float] | None = None, **changes: float) -> float:
-    """The loss when the first item is the positive. shares: of each item in the batches."""
-    count = len(cosines)
-    known = torch.zeros(1, count, dtype=torch.bool)
-    known[0, 0] = True
-    batch = ContrastBatch(
-        user_codes=known,
-        user_dense=known,
-        history_codes=known,
-        item_codes=known,
-        item_dense=known,
-        request_of=torch.tensor([0]),
-        column_of=torch.tensor([0]),
-        log_frequency=torch.log(torch.tensor(shares or [1 / count] * count)),
-        log_times=torch.zeros(count),
-        known=known,
-    )
-    return batch_loss(Cosines(*cosines), batch, plan_of(**{"temperature": 1.0, **changes})).item()
-
-
-def test_the_loss_is_the_cross_entropy_of_the_list() -> None:
-    assert loss_of([0.8, 0.1, -0.2]) == pytest.approx(0.622974, abs=1e-6)
-    assert loss_of([0.3, 0.3, 0.3, 0.3]) == pytest.approx(math.log(4), abs=1e-6)
-    for n in (3, 127, 1023):
-        assert loss_of([1.0, *[-1.0] * n]) == pytest.approx(math.log(1 + n * math.exp(-2)), abs=1e-5)
-
-
-def test_with_one_negative_it_is_the_logistic_triplet_loss() -> None:
-    for sigma, wanted in ((1.0, 0.474077), (10.0, 0.006715)):
-        assert loss_of([0.8, 0.3], temperature=1 / sigma) == pytest.approx(wanted, abs=1e-6)
-
-
-def test_the_correction_undoes_popularity() -> None:
-    assert loss_of([0.5, 0.5], [0.9, 0.1]) == pytest.approx(2.302585, abs=1e-5)
-    assert loss_of([0.5, 0.5], [0.1, 0.9]) == pytest.approx(0.105361, abs=1e-5)
-    assert loss_of([0.5, 0.5], [0.9, 0.1], log_q=0.0) == pytest.approx(math.log(2), abs=1e-6)
-
-
-def test_only_the_ratios_of_the_frequencies_count() -> None:
-    cosines = [0.2, -0.4, 0.9]
-    shares = [0.2, 0.5, 0.3]
-    assert loss_of(cosines, [5 * share for share in shares]) == pytest.approx(loss_of(cosines, shares), abs=1e-6)
-    assert loss_of(cosines) == pytest.approx(loss_of(cosines, shares, log_q=0.0), abs=1e-6)
-    weights = [math.exp(c / 0.5) / share for c, share in zip(cosines, shares, strict=True)]
-    assert loss_of(cosines, shares, temperature=0.5) == pytest.approx(-math.log(weights[0] / sum(weights)), abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +48,20 @@ def test_the_batch_loss_is_what_a_loop_over_the_positives_says(toy: Toy, made) -
     batch = maker.batch(np.arange(40))
     users = towers.users(batch.user_codes, batch.user_dense, batch.history_codes).detach()
     items = towers.items(batch.item_codes, batch.item_dense).detach()
+    draw = Drawer(toy.inputs.train, acted_rows(toy.inputs.train, ["click"]), toy.inputs.since, (10, 0.75), 1).draw(
+        np.arange(40)
+    )
+    np.testing.assert_array_equal(draw.column_of, batch.column_of)
     terms = []
-    for request, column in zip(batch.request_of.tolist(), batch.column_of.tolist(), strict=True):
+    for request, column in zip(draw.request_of.tolist(), draw.column_of.tolist(), strict=True):
         scores = [
-            float(users[request] @ items[c]) / plan.temperature - float(batch.log_frequency[c])
+            float(users[request] @ items[c]) / plan.loss.temperature - float(draw.log_frequency[c])
             for c in range(len(items))
         ]
         others = [
-            math.exp(scores[c]) * math.exp(float(batch.log_times[c]))
+            math.exp(scores[c]) * math.exp(float(draw.log_times[c]))
             for c in range(len(items))
-            if not batch.known[request, c]
+            if not draw.known[request, c]
         ]
         terms.append(-math.log(math.exp(scores[column]) / (math.exp(scores[column]) + sum(others))))
     assert batch_loss(towers, batch, plan).item() == pytest.approx(np.mean(terms), rel=1e-4)
@@ -122,13 +71,14 @@ def test_a_batch_without_any_negative_has_a_finite_gradient(made) -> None:
     towers, drawer, maker, plan = made
     towers.train()
     batch = maker.batch(np.flatnonzero(drawer.per_request)[:2])
-    batch = batch._replace(known=torch.ones_like(batch.known))
-    loss = batch_loss(towers, batch, plan)
-    loss.backward()
-    assert loss.item() == pytest.approx(0.0, abs=1e-6)
-    assert all(torch.isfinite(w.grad).all() for w in towers.parameters() if w.grad is not None)
-    towers.zero_grad()
-    towers.table.taken.clear()
+    batch = batch._replace(log_weight=torch.full_like(batch.log_weight, NONE))
+    for name in ("listwise", "pairwise_hinge", "pairwise_logistic"):
+        loss = batch_loss(towers, batch, replace(plan, loss=replace(plan.loss, loss=name)))
+        loss.backward()
+        assert loss.item() == pytest.approx(0.0, abs=1e-6)
+        assert all(torch.isfinite(w.grad).all() for w in towers.parameters() if w.grad is not None)
+        towers.zero_grad()
+        towers.table.taken.clear()
 
 
 def test_hiding_replaces_the_id_and_nothing_else(toy: Toy) -> None:
@@ -154,7 +104,7 @@ def test_items_of_the_future_do_not_compete_when_an_epoch_is_judged(toy: Toy) ->
     doubled = replace(inputs, catalog=Catalog.of(np.concatenate([old.keys[0], old.keys[0] + 1]), columns))
     towers = Towers(inputs.layout, plan.towers, numbers_of(inputs), 1).eval()
     with torch.no_grad():
-        alone, among_doubles = (_Judge(each, plan).recall(towers) for each in (inputs, doubled))
+        alone, among_doubles = (RecallJudge(each, plan).recall(towers) for each in (inputs, doubled))
     assert 0 < alone < 1
     assert among_doubles == alone
 
@@ -163,3 +113,43 @@ def test_without_validation_rows_all_epochs_are_trained(toy: Toy, tmp_path: Path
     inputs = toy.inputs.with_samples(toy.inputs.train, part_of(toy.inputs.train, 0, 0))
     plan = plan_of(training=TrainingPlan(threads=1, epochs=4, patience=1, batch_size=512))
     assert len(fit_two_towers(inputs, plan, 1, tmp_path).scores) == 4
+
+
+def test_an_objective_is_taught_by_its_own_positives_alone(toy: Toy) -> None:  # 08-02, test 3
+    plan = plan_of(positives=("click", "like"), objectives=True)
+    plan = replace(plan, towers=replace(plan.towers, interests=2))
+    towers = Towers(toy.inputs.layout, plan.towers, numbers_of(toy.inputs), 1)
+    samples = toy.inputs.train
+
+    def made(each: ContrastPlan) -> ContrastBatch:
+        drawer = Drawer(samples, acted_rows(samples, each.positives), toy.inputs.since, (10, 0.75), 1)
+        return BatchMaker(toy.inputs, drawer, each, 1).batch(np.arange(60))
+
+    batch = made(plan)
+    rows = slice(0, int(samples.first[60]))
+    counts = [int(samples.labels[name][rows].sum()) for name in plan.positives]
+    assert np.bincount(batch.request_of.numpy() % 2).tolist() == counts
+    likes = batch.request_of % 2 == 1
+    alone = batch._replace(
+        request_of=batch.request_of[likes], column_of=batch.column_of[likes], correction=batch.correction[likes]
+    )
+    batch_loss(towers.train(), alone, plan).backward()
+    slopes = towers.user.layers[-1].weight.grad.abs().sum(1).reshape(2, -1).sum(1)
+    assert slopes[0] == 0
+    assert slopes[1] > 0
+    towers.table.taken.clear()
+
+
+def test_one_objective_is_the_plain_model(toy: Toy, tmp_path: Path) -> None:
+    for name, objectives in (("plain", False), ("one", True)):
+        (tmp_path / name).mkdir()
+        plan = plan_of(objectives=objectives, training=TrainingPlan(threads=1, epochs=1, batch_size=512))
+        fit_two_towers(toy.inputs, plan, 1, tmp_path / name)
+    for file in (tmp_path / "plain").iterdir():
+        assert file.read_bytes() == (tmp_path / "one" / file.name).read_bytes(), file.name
+
+
+def test_an_objective_that_nobody_meets_is_refused(toy: Toy, tmp_path: Path) -> None:
+    plan = plan_of(positives=("click", "share"), objectives=True)
+    with pytest.raises(ConfigError, match=r"nobody did \['share'\]"):
+        fit_two_towers(toy.inputs, replace(plan, towers=replace(plan.towers, interests=2)), 1, tmp_path)

@@ -7,7 +7,10 @@ from toy_world import Toy
 
 from tamis.data.samples import Samples, Timeline
 from tamis.errors import ConfigError
+from tamis.features.earlier import Dropped
 from tamis.nets.draws import Draw, Drawer, acted_rows, draw_probabilities, with_unshown
+from tamis.nets.hard import HardDraws
+from tamis.nets.negatives import NONE, log_weights
 
 
 def samples_of(rows: list[tuple[int, list[int], list[int]]], users: int, past: list[tuple[int, int]] = ()) -> Samples:
@@ -103,6 +106,69 @@ def test_items_of_the_future_change_no_batch(toy: Toy) -> None:
             assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), name
     plain, planted = (with_unshown(samples, each, 3, seed=1) for each in (since, more))
     assert plain.item.tobytes() == planted.item.tobytes()
+
+
+def test_hard_negatives_are_columns_of_their_own_request_and_never_known() -> None:
+    samples = samples_of([(0, [1, 2, 3], [1]), (1, [4], [4])], 2, past=[(1, 9)])
+    hard = np.array([[7, 2, -1], [7, 9, 8]])  # 2 was shown to user 0, 9 was clicked by user 1
+    draw = drawer_of(samples, items=12).draw(np.array([0, 1]), hard)
+    assert draw.items.tolist() == [1, 2, 4, 7, 8, 9]
+    there = [draw.items[row[row >= 0]].tolist() for row in draw.hard]
+    assert there == [[7], [7, 8]]
+    assert np.isneginf(draw.log_times[np.isin(draw.items, [2, 7, 8, 9])]).all()
+    easy = log_weights(draw, 1.0)
+    assert (easy[:, np.isin(draw.items, [2, 7, 8, 9])] == NONE).all()  # nobody's easy negatives
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_hard_negatives_weigh_the_share_that_is_told(toy: Toy, share: float) -> None:  # T-9.7
+    samples = toy.inputs.train
+    drawer = drawer_of(samples, 240, extra=50)
+    requests = np.flatnonzero(drawer.per_request)[:40]
+    hard = np.sort(np.random.default_rng(1).permuted(np.tile(np.arange(240), (40, 1)), axis=1)[:, :20], axis=1)
+    draw = drawer.draw(requests, hard)
+    assert (draw.hard >= 0).any(axis=1).all()
+    mixed, easy = np.exp(log_weights(draw, 1.0, share)), np.exp(log_weights(draw, 1.0))
+    added = mixed - easy
+    np.testing.assert_allclose(added.sum(1) / mixed.sum(1), share, rtol=1e-3)
+    columns = np.zeros(added.shape, np.bool_)
+    columns[np.arange(40)[:, None].repeat(20, 1)[draw.hard >= 0], draw.hard[draw.hard >= 0]] = True
+    assert (added[~columns & ~draw.known] == 0).all()
+    assert (mixed[draw.known] == 0).all()  # shown or done before: never a negative, hard or easy
+
+
+def test_without_hard_negatives_a_request_keeps_its_easy_ones() -> None:
+    samples = samples_of([(0, [1], [1]), (1, [2], [2])], 2)
+    drawer = drawer_of(samples, items=5)
+    plain = log_weights(drawer.draw(np.array([0, 1])), 1.0)
+    none = log_weights(drawer.draw(np.array([0, 1]), np.full((2, 3), -1)), 1.0, 0.5)
+    np.testing.assert_array_equal(plain, none)
+    alone = drawer_of(samples_of([(0, [1], [1])], 1), items=5).draw(np.array([0]), np.array([[3, 4]]))
+    assert log_weights(alone, 1.0, 0.5)[0].tolist() == [NONE, 0.0, 0.0]  # a batch of one: no easy one at all
+
+
+def test_hard_items_are_drawn_from_both_stages_and_only_from_the_users_own() -> None:  # T-9.7
+    dropped = Dropped(np.array([0, 6, 6, 8]), np.array([1, 2, 3, 11, 12, 13, 5, 6]), np.array([0, 0, 0, 1, 1, 1, 0, 0]))
+    made = HardDraws(dropped, 4, 1).draw(np.array([0] * 500 + [1, 2], np.int32))
+    first = made[:500][made[:500] >= 0]
+    counts = np.bincount(first, minlength=14)
+    assert np.flatnonzero(counts).tolist() == [1, 2, 3, 11, 12, 13]
+    assert counts[:4].sum() / len(first) == pytest.approx(0.5, abs=0.04)
+    for row in made:
+        assert len(np.unique(row[row >= 0])) == (row >= 0).sum()
+    assert (made[500] == -1).all()
+    assert set(made[501][made[501] >= 0].tolist()) <= {5, 6}
+    again = HardDraws(dropped, 4, 1).draw(np.array([0] * 500 + [1, 2], np.int32))
+    np.testing.assert_array_equal(made, again)
+
+
+def test_what_was_shown_before_the_cut_is_still_no_negative() -> None:
+    samples = samples_of([(0, [1, 2], [1]), (0, [3], [3]), (1, [2], [2])], 2)  # at the times 1, 2 and 3
+    draw = drawer_of(samples.since(1.5), items=5).draw(np.array([0, 1]))
+    assert draw.items.tolist() == [2, 3]
+    assert draw.known.tolist() == [[True, True], [True, False]]
+    twice = samples.since(1.5).since(2.5)
+    assert sorted(zip(twice.before[0].tolist(), twice.before[1].tolist(), strict=True)) == [(0, 1), (0, 2), (0, 3)]
 
 
 def test_the_frequency_is_that_of_positives_and_extra_draws_together(toy: Toy) -> None:

@@ -18,7 +18,9 @@ SHAPE: dict[str, Any] = {"embedding_size": 8, "user_layers": (9, 7), "item_layer
 def flat(plan: ContrastPlan | LightPlan) -> dict[str, Any]:
     """All values of a plan of towers by name."""
     whole = asdict(plan)
-    return {**whole.pop("towers"), **whole.pop("training"), **whole}
+    whole.pop("views", None)
+    loss = whole.pop("loss") if isinstance(plan, ContrastPlan) else {}
+    return {**whole.pop("towers"), **whole.pop("training"), **loss, **whole}
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,7 @@ def flat(plan: ContrastPlan | LightPlan) -> dict[str, Any]:
         (
             two := TwoTowerConfig(**WISH, **SHAPE, patience=3, threads=2, log_q=0.5),
             flat(two.plan()),
-            {"limit", "index"},
+            {"limit", "index", "self_supervised"},
         ),
         (
             three := ThreeTowerConfig(**WISH, **SHAPE, cross_layers=(3,), join_size=11, unshown=2),

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 from toy_world import CLUSTERS, Toy
 
 from tamis.config import convert
 from tamis.errors import ArtifactError, ConfigError
 from tamis.index.vectors import Vectors, VectorsConfig
-from tamis.recall.two_tower import TwoTower, TwoTowerConfig
+from tamis.recall.two_tower import TwoTower, TwoTowerConfig, best_of_all
 from tamis.types import Catalog
 
 CONFIG = TwoTowerConfig(
@@ -48,6 +49,46 @@ def test_held_out_positives_are_found_far_more_often_than_at_random(toy: Toy, pa
         query = toy.query(int(valid.user[request]), history.tolist(), now=float(valid.time[request]))
         found += int(valid.item[row] in part.recall(query).ids)
     assert found / len(rows) > 3 * 40 / 240
+
+
+@pytest.mark.parametrize("loss", ["pointwise", "pairwise_hinge", "pairwise_logistic"])
+def test_every_loss_finds_the_users_cluster(toy: Toy, loss: str) -> None:  # T-8.7
+    part = TwoTower.fit(structs.replace(CONFIG, loss=loss), toy.inputs, 1)
+    assert np.mean([share_of_cluster(toy, part, user, toy.user_cluster[user]) for user in range(0, 120, 7)]) > 0.6
+
+
+def test_several_interests_are_searched_and_merged(toy: Toy, tmp_path: Path) -> None:
+    part = TwoTower.fit(structs.replace(CONFIG, interests=3), toy.inputs, 1)
+    query = toy.query(3, [*toy.likes(0)[:3], *toy.likes(1)[:3]])
+    vectors = part.user_vectors(query)
+    assert vectors.shape == (3, 16)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+    found = part.recall(query)
+    nearest = (part.index.main @ vectors.T).max(axis=1)
+    assert found.ids.tolist() == np.lexsort((np.arange(240), -nearest))[:40].tolist()
+    np.testing.assert_allclose(found.column("similarity"), nearest[found.ids], atol=1e-6)
+    part.save(tmp_path)
+    again = TwoTower.load(part.config, tmp_path)
+    np.testing.assert_array_equal(again.recall(query).ids, found.ids)
+    assert np.mean([share_of_cluster(toy, part, user, toy.user_cluster[user]) for user in range(0, 120, 7)]) > 0.6
+
+
+def test_objectives_are_searched_and_merged(toy: Toy) -> None:
+    config = structs.replace(CONFIG, positives=("click", "like"), objectives=True, epochs=2)
+    part = TwoTower.fit(config, toy.inputs, 1)
+    query = toy.query(3, toy.likes(0)[:3].tolist())
+    vectors = part.user_vectors(query)
+    assert vectors.shape == (2, 16)
+    nearest = (part.index.main @ vectors.T).max(axis=1)
+    assert part.recall(query).ids.tolist() == np.lexsort((np.arange(240), -nearest))[:40].tolist()
+
+
+def test_a_list_of_several_answers_has_each_item_once_with_its_best_score() -> None:
+    ids = np.array([[4, 2, -1], [2, 7, 9]])
+    scores = np.array([[0.9, 0.5, -np.inf], [0.8, 0.5, 0.1]], np.float32)
+    merged, score = best_of_all(ids, scores)
+    assert merged.tolist() == [4, 2, 7, 9, -1]
+    np.testing.assert_allclose(score, [0.9, 0.8, 0.5, 0.1, -np.inf])
 
 
 def test_a_user_without_an_id_is_served_by_his_history(toy: Toy, part: TwoTower) -> None:
@@ -147,7 +188,7 @@ def test_the_same_seed_gives_the_same_bytes(toy: Toy, saved: Path, tmp_path: Pat
 def test_nothing_of_the_training_correction_is_in_the_served_score(toy: Toy, part: TwoTower) -> None:
     query = toy.query(7, [4, 9])
     found = part.recall(query)
-    cosine = part.index.take(found.ids) @ part.user_vector(query)[0]
+    cosine = part.index.take(found.ids) @ part.user_vectors(query)[0]
     np.testing.assert_allclose(found.column("similarity"), cosine, atol=1e-6)
 
 
@@ -171,6 +212,8 @@ def test_data_without_the_wanted_actions_is_refused(toy: Toy) -> None:
 def test_attention_in_a_tower_is_refused_with_its_place_in_the_configuration() -> None:
     with pytest.raises(ConfigError, match=r"recall\.towers: .*attention"):
         convert({"kind": "two_tower", "pooling": "attention"}, TwoTowerConfig, where="recall.towers")
+    with pytest.raises(ConfigError, match="interests: with objectives"):
+        convert({"kind": "two_tower", "interests": 2, "objectives": True}, TwoTowerConfig)
     with pytest.raises(ConfigError, match="temperature"):
         convert({"kind": "two_tower", "temperature": 0.0}, TwoTowerConfig)
     with pytest.raises(ConfigError, match="unknown_share"):
