@@ -193,9 +193,9 @@ def goodness(inputs: Inputs, prior: float) -> NDArray[np.float64]:
     if not average:
         return np.ones(items)
     some = shown + prior > 0
-    rate = np.full(items, average)
+    rate = np.full(items, float(average))
     np.divide(liked + prior * average, shown + prior, out=rate, where=some)
-    return np.maximum(rate / average, 1e-3)  # an item without interest is poor, not impossible
+    return np.asarray(np.maximum(rate / average, 1e-3), np.float64)  # an item without interest is poor, not impossible
 
 
 def _worth(order: OrderConfig, good: NDArray[np.float64], days: NDArray[np.float64]) -> NDArray[np.float64]:
