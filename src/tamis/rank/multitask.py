@@ -47,7 +47,7 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
         "auto"  # train like, collect, share, comment, follow on clicked rows
     )
     play_loss: Literal["ratio", "weighted"] = "ratio"  # "weighted" makes `play` the mean time, "ratio" is robust
-    play_limit_seconds: float = 3600.0  # predicted times are cut to this
+    play_limit_seconds: float = 3600.0  # times are cut to this, logged and predicted ones
     embedding_size: int = 16  # width of one feature's embedding, a multiple of 4
     embedding_spread: float = 0.01  # standard deviation of a new embedding; what a rare id keeps of it is noise
     attention: Literal["din", "dot", "mean"] = "din"  # how a candidate looks at the user's last actions
@@ -131,7 +131,9 @@ class Multitask:
             log.warning("heads dropped", heads=dropped)
         per_click = per_click_heads(config.per_click, heads, inputs.train)
         nets = nets_module("multitask")
-        plan = nets.HeadPlan(heads, frozenset(per_click), config.head_weights, config.play_loss)
+        plan = nets.HeadPlan(
+            heads, frozenset(per_click), config.head_weights, config.play_loss, config.play_limit_seconds
+        )
         trained = nets.fit_multitask(plan_of(MultitaskShape, config), plan_of(TrainingPlan, config), plan, inputs, seed)
         folder = NetFolder.temporary()
         nets.export_multitask(trained.net, inputs.layout, folder.path / _NET_FILE)

@@ -1,22 +1,30 @@
 """What the collaborative-filtering kernels do with a matrix of interest before they count."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+_LEAST: Final = 1e-140
+_LARGEST: Final = 1e140
+
 
 def checked(interactions: Any) -> csr_matrix:
     """Interest [users, items] as canonical CSR: no duplicates (they add up), no zeros; the caller's stays as it is.
 
-    Raises ValueError naming `interactions` where it is no matrix or has a value that is negative or not finite.
+    Raises ValueError naming `interactions` where it is no matrix or has a value that is negative, not finite, or so
+    large or small that sums of its squares are out of the range of a float.
     """
     if interactions.ndim != 2:
         raise ValueError(f"interactions has {interactions.ndim} dimensions, wanted [users, items]")
     matrix = csr_matrix(interactions)
     if not np.isfinite(matrix.data).all() or (len(matrix.data) and matrix.data.min() < 0):
         raise ValueError("interactions has a value that is negative or not finite")
+    points = matrix.data[matrix.data > 0]
+    least, largest = (float(points.min()), float(points.max())) if len(points) else (1.0, 1.0)
+    if least < _LEAST or largest > _LARGEST:
+        raise ValueError(f"interactions has values from {least:g} to {largest:g}: wanted {_LEAST:g} to {_LARGEST:g}")
     if not matrix.has_canonical_format or (matrix.data == 0).any():
         matrix = matrix.copy()
         matrix.sum_duplicates()

@@ -362,3 +362,12 @@ def test_an_action_that_is_no_interest_in_training_is_none_online() -> None:
     part = table({0: [(10, 0.5)], 1: [(11, 0.4)]})
     history = History(np.array([0, 1]), np.array([Action.PLAY, CLICK], np.uint8), np.zeros(2))
     assert part.recall(query(history)).ids.tolist() == [11]
+
+
+@pytest.mark.parametrize("value", [1e200, 1e-200])
+def test_interest_whose_squares_leave_the_range_of_floats_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"interactions has values .* wanted 1e-140 to 1e\+140"):
+        similar_items(csr_matrix(np.array([[1.0, value], [value, 1.0]])), 1)
+    ids, weights = similar_items(csr_matrix(np.full((3, 2), 1e139)), 1)
+    assert ids.tolist() == [[1], [0]]
+    assert weights.ravel().tolist() == pytest.approx([1, 1])
