@@ -50,7 +50,9 @@ from tamis.recall.newest import Newest, NewestConfig
 from tamis.recall.popular import Popular, PopularConfig
 from tamis.recall.sequential import Sequential, SequentialConfig
 from tamis.recall.similar_content import SimilarContent, SimilarContentConfig
+from tamis.recall.swing import Swing, SwingConfig
 from tamis.recall.two_tower import TwoTower, TwoTowerConfig
+from tamis.recall.usercf import UserCF, UserCFConfig
 from tamis.recall.youtube_dnn import YoutubeDnn, YoutubeDnnConfig
 from tamis.rerank.mmr import Mmr, MmrConfig
 from tamis.rerank.rules import Scatter, ScatterConfig
@@ -64,6 +66,8 @@ AnyStep = (
     PopularConfig
     | NewestConfig
     | ItemCFConfig
+    | SwingConfig
+    | UserCFConfig
     | GraphFilterConfig
     | EASEConfig
     | IALSConfig
@@ -92,6 +96,8 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
     PopularConfig: Popular,
     NewestConfig: Newest,
     ItemCFConfig: ItemCF,
+    SwingConfig: Swing,
+    UserCFConfig: UserCF,
     GraphFilterConfig: GraphFilter,
     EASEConfig: EASE,
     IALSConfig: IALS,
