@@ -78,7 +78,7 @@ class GraphFilter:
 
         catalog: not needed, since items published after the training are in no table.
         """
-        return self.items.table.of(item, size)
+        return self.items.similar(item, size)
 
     def save(self, folder: Path) -> None:
         self.items.save(folder)

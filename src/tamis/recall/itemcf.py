@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.cosine import nearest_columns
 from tamis.recall.interest import checked, strongest
-from tamis.recall.neighbours import Neighbours, from_liked
-from tamis.types import ACTION_CODE, Candidates, Catalog, Query
+from tamis.recall.item_table import ItemTable
+from tamis.recall.neighbours import Neighbours
+from tamis.types import Candidates, Catalog, Query
 
 
 class ItemCFConfig(StepConfig, frozen=True, tag="itemcf"):
@@ -38,14 +38,10 @@ class ItemCFConfig(StepConfig, frozen=True, tag="itemcf"):
 
 @dataclass(frozen=True, slots=True)
 class ItemCF:
-    """table: the nearest items of each item by their cosines.
-
-    actions: [a] codes of the actions that the table was counted from, each a point of interest, online as in training.
-    """
+    """items: the nearest items of each item by their cosines."""
 
     config: ItemCFConfig
-    table: Neighbours
-    actions: NDArray[np.uint8]
+    items: ItemTable
 
     @classmethod
     def fit(cls, config: ItemCFConfig, inputs: Inputs, seed: int) -> Self:
@@ -58,12 +54,11 @@ class ItemCF:
         ids, weights = similar_items(
             interest, config.neighbours, iuf=config.iuf, user_limit=config.user_limit, done=done
         )
-        actions = np.array([ACTION_CODE[name] for name in inputs.interest_actions], np.uint8)
-        return cls(config, Neighbours(ids, weights), actions)
+        return cls(config, ItemTable.of(Neighbours(ids, weights), inputs))
 
     def recall(self, query: Query) -> Candidates:
-        """Σ over the user's recent items j of interest(j) · sim(j, item), best first; see `neighbours.from_liked`."""
-        return from_liked(query, self.table, self.actions, self.config.history, self.config.limit)
+        """See ItemTable.recall."""
+        return self.items.recall(query, self.config.history, self.config.limit)
 
     def similar(
         self, item: int, size: int, catalog: Catalog | None = None
@@ -72,15 +67,14 @@ class ItemCF:
 
         catalog: not needed, since items published after the training are in no table of neighbours.
         """
-        return self.table.of(item, size)
+        return self.items.similar(item, size)
 
     def save(self, folder: Path) -> None:
-        self.table.save(folder)
-        save_arrays(folder, actions=self.actions)
+        self.items.save(folder)
 
     @classmethod
     def load(cls, config: ItemCFConfig, folder: Path) -> Self:
-        return cls(config, Neighbours.load(folder), load_array(folder, "actions"))
+        return cls(config, ItemTable.load(folder))
 
 
 def similar_items(

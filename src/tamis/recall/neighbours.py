@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
-from tamis.types import Candidates, History, Query
+from tamis.types import History
 
 _KINDS: Final = 256  # an action is one byte
 
@@ -69,19 +69,6 @@ def liked(history: History, items: int, actions: NDArray[np.uint8]) -> tuple[NDA
     points = np.searchsorted(kinds, distinct, "right") - np.searchsorted(kinds, distinct)
     order = np.argsort(first)
     return distinct[order], points[order].astype(np.float64)
-
-
-def from_liked(query: Query, table: Neighbours, actions: NDArray[np.uint8], history: int, limit: int) -> Candidates:
-    """Σ over the user's recent items j of interest(j) · weight(j, item), best first; column `score`.
-
-    table: items → items.   actions, interest(j): see `liked`.   history: distinct recent items that are looked up.
-    Items of the user's own history are left out. Equal sums are ordered by the lower item number.
-    """
-    items, interest = liked(query.history, len(table), actions)
-    if not len(items):
-        return Candidates.empty()
-    found, score = table.walk(items[:history], interest[:history], query.history.items, limit)
-    return Candidates.of(found, score=score)
 
 
 @njit(cache=True, nogil=True)

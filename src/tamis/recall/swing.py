@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from tamis.artifact import load_array, save_arrays
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, NotNegative, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.interest import checked, sampled, strongest
-from tamis.recall.neighbours import Neighbours, from_liked
+from tamis.recall.item_table import ItemTable
+from tamis.recall.neighbours import Neighbours
 from tamis.recall.pair_sums import nearest_by_pairs
-from tamis.types import ACTION_CODE, Candidates, Catalog, Query
+from tamis.types import Candidates, Catalog, Query
 
 
 class SwingConfig(StepConfig, frozen=True, tag="swing"):
@@ -37,14 +37,10 @@ class SwingConfig(StepConfig, frozen=True, tag="swing"):
 
 @dataclass(frozen=True, slots=True)
 class Swing:
-    """table: the nearest items of each item by their sums over pairs of common fans.
-
-    actions: [a] codes of the actions that the table was counted from, each a point of interest, online as in training.
-    """
+    """items: the nearest items of each item by their sums over pairs of common fans."""
 
     config: SwingConfig
-    table: Neighbours
-    actions: NDArray[np.uint8]
+    items: ItemTable
 
     @classmethod
     def fit(cls, config: SwingConfig, inputs: Inputs, seed: int) -> Self:
@@ -63,12 +59,11 @@ class Swing:
             item_limit=config.item_limit,
             done=done,
         )
-        actions = np.array([ACTION_CODE[name] for name in inputs.interest_actions], np.uint8)
-        return cls(config, Neighbours(ids, weights), actions)
+        return cls(config, ItemTable.of(Neighbours(ids, weights), inputs))
 
     def recall(self, query: Query) -> Candidates:
-        """Σ over the user's recent items j of interest(j) · sim(j, item), best first; see `neighbours.from_liked`."""
-        return from_liked(query, self.table, self.actions, self.config.history, self.config.limit)
+        """See ItemTable.recall."""
+        return self.items.recall(query, self.config.history, self.config.limit)
 
     def similar(
         self, item: int, size: int, catalog: Catalog | None = None
@@ -77,15 +72,14 @@ class Swing:
 
         catalog: not needed, since items published after the training are in no table of neighbours.
         """
-        return self.table.of(item, size)
+        return self.items.similar(item, size)
 
     def save(self, folder: Path) -> None:
-        self.table.save(folder)
-        save_arrays(folder, actions=self.actions)
+        self.items.save(folder)
 
     @classmethod
     def load(cls, config: SwingConfig, folder: Path) -> Self:
-        return cls(config, Neighbours.load(folder), load_array(folder, "actions"))
+        return cls(config, ItemTable.load(folder))
 
 
 def similar_items(  # noqa: PLR0913 - the options of a kernel are its parameters

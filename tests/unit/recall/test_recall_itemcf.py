@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 
 from tamis.recall import cosine
 from tamis.recall.cosine import nearest_columns
+from tamis.recall.item_table import ItemTable
 from tamis.recall.itemcf import ItemCF, ItemCFConfig, similar_items
 from tamis.recall.neighbours import Neighbours, liked
 from tamis.recall.top import scratch, top
@@ -71,7 +72,7 @@ def table(rows: dict[int, list[tuple[int, float]]], items: int = 50, k: int = 2)
     for item, neighbours in rows.items():
         for place, (other, weight) in enumerate(neighbours):
             ids[item, place], weights[item, place] = other, weight
-    return ItemCF(ItemCFConfig(limit=100, neighbours=k), Neighbours(ids, weights), INTEREST)
+    return ItemCF(ItemCFConfig(limit=100, neighbours=k), ItemTable(Neighbours(ids, weights), INTEREST))
 
 
 def test_a_candidate_reached_from_several_items_gets_the_sum() -> None:
@@ -147,14 +148,14 @@ def test_the_table_is_sorted_and_the_channel_returns_at_most_its_limit_of_new_it
     ids, weights = similar_items(x, 10)
     assert ids.shape == (60, 10)
     assert (np.diff(weights, axis=1) <= 0).all()
-    part = ItemCF(ItemCFConfig(limit=7, neighbours=10), Neighbours(ids, weights), INTEREST)
+    part = ItemCF(ItemCFConfig(limit=7, neighbours=10), ItemTable(Neighbours(ids, weights), INTEREST))
     history = acted(dict.fromkeys(range(20), 1))
     found = part.recall(query(history, 60))
     assert len(found) == 7
     assert len(np.unique(found.ids)) == 7
     assert not set(found.ids) & set(history.items)
     assert (np.diff(found.column("score")) <= 0).all()
-    unlimited = ItemCF(ItemCFConfig(limit=0, neighbours=10), Neighbours(ids, weights), INTEREST).recall(
+    unlimited = ItemCF(ItemCFConfig(limit=0, neighbours=10), ItemTable(Neighbours(ids, weights), INTEREST)).recall(
         query(history, 60)
     )
     assert len(unlimited) <= 20 * 10
@@ -166,7 +167,9 @@ def test_with_all_neighbours_kept_the_channel_equals_brute_force() -> None:
     x = random_interest(7, 60, 30, 0.2, (1, 2, 3))
     ids, weights = similar_items(x, 30)
     interest = {3: 2, 8: 1, 21: 4}
-    found = ItemCF(ItemCFConfig(limit=0), Neighbours(ids, weights), INTEREST).recall(query(acted(interest), 30))
+    found = ItemCF(ItemCFConfig(limit=0), ItemTable(Neighbours(ids, weights), INTEREST)).recall(
+        query(acted(interest), 30)
+    )
     dense = x.toarray().astype(np.float64)
     norm = np.sqrt((dense**2).sum(axis=0))
     near = dense.T @ dense / np.outer(norm, norm)
@@ -320,7 +323,7 @@ def test_interest_counts_each_kind_of_the_interest_actions_once() -> None:
 
 def test_only_the_newest_items_of_the_history_are_looked_up() -> None:
     part = table({0: [(10, 0.5)], 1: [(11, 0.5)], 2: [(12, 0.5)]})
-    short = ItemCF(ItemCFConfig(history=2, neighbours=2), part.table, INTEREST)
+    short = ItemCF(ItemCFConfig(history=2, neighbours=2), part.items)
     assert short.recall(query(acted({2: 1, 0: 1, 1: 1}))).ids.tolist() == [10, 12]
 
 
@@ -351,10 +354,10 @@ def test_fit_reads_the_interest_of_the_inputs_and_survives_the_disk(tmp_path: An
     assert told[-1] == ("itemcf", 20, 20)
     part.save(tmp_path)
     again = ItemCF.load(config, tmp_path)
-    np.testing.assert_array_equal(again.table.ids, similar_items(x, 4)[0])
+    np.testing.assert_array_equal(again.items.table.ids, similar_items(x, 4)[0])
     history = acted({1: 2, 2: 1})
     np.testing.assert_array_equal(again.recall(query(history, 20)).ids, part.recall(query(history, 20)).ids)
-    assert again.actions.tolist() == [CLICK, Action.LONG_VIEW]  # what was counted in training counts online
+    assert again.items.actions.tolist() == [CLICK, Action.LONG_VIEW]  # what was counted in training counts online
 
 
 def test_an_action_that_is_no_interest_in_training_is_none_online() -> None:

@@ -171,8 +171,8 @@ def test_the_part_walks_its_table_as_itemcf_does(tmp_path: Any) -> None:
     part = Swing.fit(SwingConfig(neighbours=5), inputs, seed=1)
     part.save(tmp_path)
     again = Swing.load(part.config, tmp_path)
-    np.testing.assert_array_equal(again.table.ids, similar_items(x, 5)[0])
-    other = itemcf.ItemCF(itemcf.ItemCFConfig(), part.table, part.actions)
+    np.testing.assert_array_equal(again.items.table.ids, similar_items(x, 5)[0])
+    other = itemcf.ItemCF(itemcf.ItemCFConfig(), part.items)
     history = History(np.array([3, 7]), np.full(2, Action.CLICK, np.uint8), np.zeros(2))
     asked = query(history, 20)
     assert len(part.recall(asked)) > 0
