@@ -135,7 +135,7 @@ def ml_1m_time() -> Task:
         "popular": popular,
         **peers(),
         "ItemCF 100": itemcf(100),
-        "iALS 64": ials(vector_size=64, unseen_weight=0.3, ridge=0.03),
+        "iALS 128": ials(vector_size=128, unseen_weight=0.5, ridge=0.02),
         "BPR 64": bpr(vector_size=64, learning_rate=0.02, ridge=0.02),
         "EASE": ease(ridge=300.0),
         "graph filter 64": graph_filter(
@@ -165,9 +165,9 @@ def movietweetings() -> Task:
         "popular": popular,
         **peers(),
         "ItemCF 100": itemcf(100),
-        "iALS 64": ials(vector_size=64, unseen_weight=0.1, ridge=0.01),
+        "iALS 64": ials(vector_size=64, unseen_weight=0.1, ridge=0.03),
         "BPR 64": bpr(vector_size=64),
-        "graph filter 256": graph_filter(components=256),
+        "graph filter 64": graph_filter(components=64, neighbours=500),
     }
     return Task("every rating counts, last 20 % of time, cold dropped", time_split(rows, 0.2), 10, models)
 
