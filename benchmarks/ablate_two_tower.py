@@ -86,7 +86,7 @@ class Trial:
         configs = (config.features, config.samples, config.train.interest_actions)
         self.inputs = prepare(dataset, Moment(split.valid_since, split.test_since), configs)
         held_out = Moment(split.test_since, split.test_until)
-        self.test = prepare(dataset, held_out, configs, self.inputs.encoder)
+        self.test = prepare(dataset, held_out, configs, encoder=self.inputs.encoder)
         self.split = split
         step = next(s for s in config.funnel.recall.steps.values() if isinstance(s, TwoTowerConfig))
         self.step = structs.replace(step, patience=0)

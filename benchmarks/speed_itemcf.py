@@ -113,6 +113,9 @@ def matrices(data: Path, large: bool) -> Iterator[tuple[str, csr_matrix]]:
     yield "ml-1m, all interactions", matrix(users, items)
     yield "ml-1m, positive only", matrix(users[positive], items[positive])
     yield "ml-1m, all 1 and positive 2", matrix(users, items, 1.0 + positive)
+    drawn = np.random.default_rng(2).integers(1, 6, len(users))  # the rebuilt set does not know its lower stars
+    yield "ml-1m, interest 1 to 4 drawn", matrix(users, items, np.minimum(drawn, 4.0))
+    yield "ml-1m, ratings 1 to 5 drawn", matrix(users, items, drawn.astype(np.float64))
     gowalla = data / "gowalla-ngcf" / "train.parquet"
     if gowalla.exists():
         frame = pl.read_parquet(gowalla)

@@ -24,7 +24,7 @@ from tamis.data.rows import Rows
 from tamis.data.samples import SampleConfig
 from tamis.data.split import SplitConfig
 from tamis.errors import ArtifactError, ConfigError, NotFound
-from tamis.features.encode import Encoder
+from tamis.features.encode import Encoder, single_columns
 from tamis.features.inputs import Inputs
 from tamis.features.online import check_values, item_rows, query_features
 from tamis.features.spec import FeaturesConfig, Side
@@ -36,15 +36,24 @@ from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig
 from tamis.rank.fuse import Fuse, FuseConfig
 from tamis.rank.multitask import Multitask, MultitaskConfig
 from tamis.recall.bpr import BPR, BPRConfig
+from tamis.recall.cached import Cached, CachedConfig
 from tamis.recall.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
 from tamis.recall.ease import EASE, EASEConfig
+from tamis.recall.friends import Friends, FriendsConfig
+from tamis.recall.geo import Geo, GeoConfig
 from tamis.recall.graph_filter import GraphFilter, GraphFilterConfig
 from tamis.recall.ials import IALS, IALSConfig
 from tamis.recall.itemcf import ItemCF, ItemCFConfig
+from tamis.recall.keyed import Keyed, KeyedConfig
 from tamis.recall.matrix_completion import MatrixCompletion, MatrixCompletionConfig
 from tamis.recall.newest import Newest, NewestConfig
 from tamis.recall.popular import Popular, PopularConfig
+from tamis.recall.sequential import Sequential, SequentialConfig
+from tamis.recall.similar_content import SimilarContent, SimilarContentConfig
+from tamis.recall.swing import Swing, SwingConfig
 from tamis.recall.two_tower import TwoTower, TwoTowerConfig
+from tamis.recall.usercf import UserCF, UserCFConfig
+from tamis.recall.youtube_dnn import YoutubeDnn, YoutubeDnnConfig
 from tamis.rerank.mmr import Mmr, MmrConfig
 from tamis.rerank.rules import Scatter, ScatterConfig
 from tamis.stages import ItemToItem
@@ -57,13 +66,22 @@ AnyStep = (
     PopularConfig
     | NewestConfig
     | ItemCFConfig
+    | SwingConfig
+    | UserCFConfig
     | GraphFilterConfig
     | EASEConfig
     | IALSConfig
     | BPRConfig
     | MatrixCompletionConfig
+    | KeyedConfig
+    | GeoConfig
+    | SimilarContentConfig
+    | FriendsConfig
+    | CachedConfig
     | TwoTowerConfig
     | DeepRetrievalConfig
+    | YoutubeDnnConfig
+    | SequentialConfig
     | SeenConfig
     | BlockedConfig
     | ExcludedConfig
@@ -78,13 +96,22 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
     PopularConfig: Popular,
     NewestConfig: Newest,
     ItemCFConfig: ItemCF,
+    SwingConfig: Swing,
+    UserCFConfig: UserCF,
     GraphFilterConfig: GraphFilter,
     EASEConfig: EASE,
     IALSConfig: IALS,
     BPRConfig: BPR,
     MatrixCompletionConfig: MatrixCompletion,
+    KeyedConfig: Keyed,
+    GeoConfig: Geo,
+    SimilarContentConfig: SimilarContent,
+    FriendsConfig: Friends,
+    CachedConfig: Cached,
     TwoTowerConfig: TwoTower,
     DeepRetrievalConfig: DeepRetrieval,
+    YoutubeDnnConfig: YoutubeDnn,
+    SequentialConfig: Sequential,
     SeenConfig: Seen,
     BlockedConfig: Blocked,
     ExcludedConfig: Excluded,
@@ -148,6 +175,7 @@ class ServingConfig(Config, frozen=True):
     most_items: AtLeastOne = 200  # largest page
     most_events: AtLeastOne = 1000  # events of one call
     most_body_bytes: AtLeastOne = 1 << 20  # larger bodies are refused with 413
+    clock_tolerance_seconds: NotNegative = 300.0  # events dated further in the future are rejected
     reload_seconds: AboveZero = 1.0  # how often a newer bundle is looked for
 
 
@@ -172,6 +200,7 @@ class ProjectConfig(Config, frozen=True):
             *idle_weights(self),
             *impossible_numbers(self),
             *_sources_twice(self.funnel),
+            *_unknown_heads(self),
             *_sources_amiss(self.funnel),
         ):
             raise ValueError(problem)
@@ -205,6 +234,22 @@ def _sources_amiss(config: FunnelConfig) -> Iterator[str]:
                 yield f"{where}.quotas are all 0: wanted one above 0"
         if stage.source_budget_ms and not stage.parallel:
             yield f"{where}.source_budget_ms wants parallel = true: what runs in the request's thread cannot be stopped"
+
+
+def _unknown_heads(config: ProjectConfig) -> Iterator[str]:
+    """A problem for each fusion of heads that no step before it writes and that are no column of the catalogue."""
+    catalog, table = single_columns(config.features), {"channel", "found_by", "score"}  # what sources give
+    for stage_name, stage in stages_of(config.funnel).items():
+        for name, step in stage.steps.items():
+            if isinstance(step, FuseConfig):
+                unknown = [head for head in step.reads if not {f"p_{head}", head} & table and head not in catalog]
+                if unknown:
+                    section = "weights" if step.formula != "conversion_product" else "exponents"
+                    yield (
+                        f"funnel.{stage_name}.steps.{name}.{section}: {step.formula} reads heads {unknown}, which no "
+                        f"step before it predicts; there are {sorted(table)} and {sorted(catalog)} of the catalogue"
+                    )
+            table.update(getattr(step, "columns", ()))
 
 
 def stages_of(config: FunnelConfig) -> dict[str, StageConfig]:

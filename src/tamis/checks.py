@@ -13,7 +13,7 @@ from tamis.types import ACTIONS
 _LEAST: Final[Mapping[str, float]] = {
     "epochs": 1, "batch_size": 1, "threads": 1, "experts": 1, "patience": 0, "l2": 0, "decay_to": 0,
     "extra_negatives": 0, "extra_exponent": 0, "log_q": 0, "unshown": 0, "shown_power": 0, "negatives": 0,
-    "popularity_power": 0,
+    "popularity_power": 0, "embedding_spread": 0,
 }  # fmt: skip
 _ABOVE_ZERO: Final = (
     "learning_rate",
@@ -51,6 +51,8 @@ def impossible_numbers(config: msgspec.Struct) -> Iterator[str]:
             yield f"{path} is {value}: wanted at least {_LEAST[name]}"
         if name in _ABOVE_ZERO and value <= 0:
             yield f"{path} is {value}: wanted above 0"
+        if name == "head_weights" and (low := {head: weight for head, weight in value.items() if weight < 0}):
+            yield f"{path} is {low}: wanted at least 0"
         if name in _WIDTHS and min(value, default=1) < 1:
             yield f"{path} is {list(value)}: wanted widths of at least 1"
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tamis.errors import StepError
 from tamis.merge import Found, places, turns, united
-from tamis.stages import Filter, Scorer, Selector, Source, Step
+from tamis.stages import Filter, Ruled, Scorer, Selector, Source, Step
 from tamis.types import Candidates, Page, Query, StepTrace
 
 KINDS: Final = (("source", Source), ("scorer", Scorer), ("filter", Filter), ("selector", Selector))
@@ -101,6 +101,7 @@ class _Run:
     trace: list[StepTrace] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)  # of sources, not united yet
     answers: dict[str, NDArray[np.int64]] = field(default_factory=dict)  # of sources, united
+    relaxed: Mapping[str, int] = field(default_factory=dict)  # by the step at hand
 
     def stage(self, stage: Stage) -> None:
         began = perf_counter()
@@ -114,7 +115,7 @@ class _Run:
             before = len(self.items)
             budget = stage.budget_of(name)
             left = budget / 1000 - (start - began) if budget else None
-            status, error, rows = "ok", "", before
+            status, error, rows, self.relaxed = "ok", "", before, {}
             try:
                 if broken:  # what follows builds on what is not there
                     raise RuntimeError(f"{broken} was skipped")
@@ -134,7 +135,7 @@ class _Run:
                 rows = 0 if kind == "source" else before
                 broken = broken or ("" if kind == "source" else name)
             took = (perf_counter() - start) * 1000
-            self.trace.append(StepTrace(stage.name, name, kind, before, rows, took, status, error))
+            self.trace.append(StepTrace(stage.name, name, kind, before, rows, took, status, error, self.relaxed))
         self._unite()
         self._cut(stage, ordered)
         for future in pending.values():
@@ -163,7 +164,11 @@ class _Run:
             if len(self.items):
                 self.items = self.items.add(step.score(self.query, self.items))
         elif len(self.items):
-            self.items = self.items.take(_checked(step.pick(self.query, self.items), len(self.items), name))
+            if isinstance(step, Ruled):
+                picks, self.relaxed = step.pick_ruled(self.query, self.items)
+            else:
+                picks = step.pick(self.query, self.items)
+            self.items = self.items.take(_checked(picks, len(self.items), name))
         return len(self.items)
 
     def _cut(self, stage: Stage, ordered: bool) -> None:

@@ -5,6 +5,7 @@ synchronous and pure: the clock, the randomness and the user's state come in thr
 object with one of these verbs; there is no base class.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -47,6 +48,15 @@ class Selector(Protocol):
 
     def pick(self, query: Query, items: Candidates) -> NDArray[np.intp]:
         """[k] distinct positions into `items`, best first, k ≤ n. `items` come ordered by score, scores finite."""
+        ...
+
+
+@runtime_checkable
+class Ruled(Protocol):
+    """What a selector under rules does besides: says which of them it had to relax. The funnel then asks this only."""
+
+    def pick_ruled(self, query: Query, items: Candidates) -> tuple[NDArray[np.intp], Mapping[str, int]]:
+        """What `pick` gives, and rule → picks that had to break it; rules that held are not named."""
         ...
 
 

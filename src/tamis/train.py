@@ -90,6 +90,7 @@ def train(
         dataset,
         Moment(split.valid_since, split.test_since),
         (config.features, config.samples, config.train.interest_actions),
+        config.state,
         kept.model.encoder if kept else None,
         progress,
     )

@@ -63,6 +63,10 @@ TIMELINE: Final = np.dtype([("key", "<u8"), ("time", "<f8"), ("value", "<f4"), (
 """One entry of a user's timeline: item key, seconds since the epoch, value, action code. 24 bytes."""
 
 
+LEFTOVER: Final = np.dtype([("key", "<u8"), ("time", "<f8"), ("recalls", "u1")])
+"""An item that was ranked high and not shown: its key, when that was, how often it was recalled since. 17 bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """What a user did before now, newest first. items −1: no longer in the catalogue."""
@@ -187,6 +191,8 @@ class Query:
     user: number of the user in the bundle, −1 unknown.   now: seconds since the epoch; no step asks the clock.
     size: items wanted.   seed: the only randomness.   features: user side, codes [1, c] and dense [1, d].
     exclude: item numbers the caller does not want.   context: what the caller said of the moment (lat, lon, city…).
+    profile: what is known of the user by column.   cached: item numbers that fine ranking put high before and that were
+    not shown, those that wait longest first; see recall.cached.
     """
 
     user: int
@@ -200,6 +206,8 @@ class Query:
     seen: Membership = field(default_factory=Nothing)
     exclude: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     context: Mapping[str, Any] = field(default_factory=dict)
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    cached: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +252,10 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class StepTrace:
-    """What one step did. status: ok, failed, late or skipped; `error` says why when it is not ok."""
+    """What one step did. status: ok, failed, late or skipped; `error` says why when it is not ok.
+
+    relaxed: rule → picks that had to break it, where no row was left that keeps all rules.
+    """
 
     stage: str
     step: str
@@ -254,6 +265,7 @@ class StepTrace:
     milliseconds: float
     status: str = "ok"
     error: str = ""
+    relaxed: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

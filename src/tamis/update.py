@@ -88,7 +88,8 @@ def _newest(model: Model, dataset: Dataset, progress: Progress) -> Inputs:
     """The log up to its end, of which only what happened since the bundle teaches."""
     until = float(np.nextafter(dataset.span()[1], np.inf))
     configs = (model.config.features, model.config.samples, model.config.train.interest_actions)
-    return since(prepare(dataset, Moment(until, until), configs, model.encoder, progress), model.trained_to)
+    inputs = prepare(dataset, Moment(until, until), configs, model.config.state, model.encoder, progress)
+    return since(inputs, model.trained_to)
 
 
 def _facts(bundle: Bundle, model: Model, inputs: Inputs, learners: tuple[str, ...]) -> dict[str, object]:

@@ -7,6 +7,7 @@ import pytest
 
 from tamis.artifact import open_bundle
 from tamis.assemble import load_model
+from tamis.config import override
 from tamis.data.split import by_time
 from tamis.features.batch import net_batch
 from tamis.features.prepare import Moment, prepare
@@ -30,12 +31,13 @@ class Catch:
         self.query.append(query)
 
 
-def test_a_live_query_equals_the_training_row_of_the_same_moment(tiny) -> None:
-    config, dataset = tiny.project.config, tiny.dataset
+@pytest.mark.parametrize("limit", [7, 200])
+def test_a_live_query_equals_the_training_row_of_the_same_moment(tiny, limit: int) -> None:
+    config, dataset = override(tiny.project.config, {"state.timeline_limit": limit}), tiny.dataset
     split = by_time(dataset, config.split)
-    model = load_model(open_bundle(tiny.project.bundles))
+    model = load_model(open_bundle(tiny.project.bundles), config)
     configs = (config.features, config.samples, config.train.interest_actions)
-    inputs = prepare(dataset, Moment(split.test_since, split.test_until), configs, encoder=model.encoder)
+    inputs = prepare(dataset, Moment(split.test_since, split.test_until), configs, config.state, model.encoder)
     samples, events = inputs.valid, inputs.events
     rows = np.random.default_rng(3).choice(len(samples), 25, replace=False)
     users = dict(rows_of(dataset, config.state))

@@ -192,3 +192,16 @@ def test_workers_do_not_outlive_a_parent_that_was_killed(server: Server) -> None
     server.process.kill()
     until(lambda: not any(worker.is_running() for worker in workers), "the workers to stop")
     assert answers(server, "/healthz") == 0
+
+
+def test_thousands_of_requests_without_an_end_of_headers_hold_up_nobody(server: Server) -> None:
+    port, held = int(server.url.rpartition(":")[2]), []
+    try:
+        for _ in range(3000):  # two workers used to take 1024 each
+            held.append(socket.create_connection(("127.0.0.1", port), timeout=10))
+            held[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: ")
+        assert server.get("/healthz").status_code == 200
+        assert held[0].recv(100)[:12] in (b"", b"HTTP/1.1 408")  # dropped; a timeout would raise
+    finally:
+        for connection in held:
+            connection.close()

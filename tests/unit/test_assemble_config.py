@@ -13,6 +13,7 @@ from tamis.errors import ConfigError
 from tamis.serving.load import LoadPlan
 
 DEMO = tomllib.loads((resources.files("tamis") / "configs/demo.toml").read_text(encoding="utf-8"))
+FUSE = "funnel.rank.steps.fuse"
 TOWER, LIGHT, HEADS = "funnel.recall.steps.two_tower", "funnel.prerank.steps.three_tower", "funnel.rank.steps.heads"
 
 
@@ -57,6 +58,7 @@ def patched(path: str, value: Any) -> dict[str, Any]:
         ("serving.most_items", 0),
         ("serving.most_events", 0),
         ("serving.most_body_bytes", 0),
+        ("serving.clock_tolerance_seconds", -1.0),
         ("serving.reload_seconds", 0.0),
         ("serving.rest_port", 0),
         ("serving.rest_port", 70_000),
@@ -86,6 +88,10 @@ def patched(path: str, value: Any) -> dict[str, Any]:
         (f"{LIGHT}.unshown", -1),
         (f"{HEADS}.heads", ["stare"]),
         (f"{HEADS}.head_weights", {"comment": 2.0}),
+        (f"{HEADS}.head_weights", {"click": -1.0}),
+        (f"{HEADS}.embedding_spread", -0.1),
+        (f"{FUSE}.weights", {"like": 2.0, "profile_enter": 1.0}),
+        (f"{FUSE}.weights", {"vector": 2.0}),
         (f"{HEADS}.batch_size", 0),
         (f"{HEADS}.threads", 0),
         (f"{HEADS}.play_limit_seconds", 0.0),
@@ -120,6 +126,27 @@ def test_quotas_of_every_source_and_budgets_in_threads_are_fine_and_one_key_is_a
     assert override(config, {"funnel.recall.quotas.newest": 400}).funnel.recall.quotas["newest"] == 400
     threads = {"funnel.recall.parallel": True, "funnel.recall.source_budget_ms": {"two_tower": 5.0}}
     assert override(config, threads).funnel.recall.source_budget_ms == {"two_tower": 5.0}
+
+
+@pytest.mark.parametrize(
+    "fuse",
+    [
+        {"kind": "fuse", "formula": "power_product", "weights": {"click": 1.0, "play": 0.1, "quality": 1.0}},
+        {"kind": "fuse", "formula": "rank_sum", "weights": {"pre_click": 1.0, "pre_shown": 1.0, "score": 1.0}},
+        {"kind": "fuse", "formula": "conversion_product", "exponents": {"like": 1.0, "publish_time": 0.1}},
+    ],
+)
+def test_heads_of_a_fusion_may_be_what_an_earlier_step_writes_or_the_catalogue_has(fuse: dict[str, Any]) -> None:
+    convert(patched(FUSE, fuse), ProjectConfig)
+
+
+def test_a_fusion_before_the_step_that_predicts_its_heads_is_refused() -> None:
+    tree = patched("funnel.prerank.steps.early", {"kind": "fuse", "formula": "power_product", "weights": {"like": 1.0}})
+    with pytest.raises(ConfigError, match=r"funnel\.prerank\.steps\.early\.weights: .*\['like'\]"):
+        convert(tree, ProjectConfig)
+    tree = patched(f"{HEADS}.heads", ["like", "collect", "share", "follow"])
+    with pytest.raises(ConfigError, match=r"click_times_sum reads heads \['click'\]"):
+        convert(tree, ProjectConfig)
 
 
 def test_the_demo_itself_is_fine() -> None:

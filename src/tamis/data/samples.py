@@ -93,6 +93,31 @@ _NOBODY: Final = (np.empty(0, np.int32), np.empty(0, np.int32))
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """How far back a live timeline reaches: its newest `limit` entries, of which only some kinds make up a history.
+
+    remembered: all that a live timeline takes in.   chosen: [t + 1] entries of the history's timeline among the first
+    so many of those.
+    """
+
+    remembered: Timeline
+    chosen: NDArray[np.int64]
+    limit: int
+
+    @staticmethod
+    def of(events: Events, users: int, actions: Sequence[int], history: Sequence[int], limit: int) -> "Reach":
+        """actions: codes that a live timeline takes in.   history: those of them that make up a history."""
+        remembered = Timeline.of(events, users, actions)
+        is_history = np.isin(remembered.action, np.asarray(history, np.uint8))
+        return Reach(remembered, np.append(0, np.cumsum(is_history)), limit)
+
+    def start(self, users: NDArray[Any], times: NDArray[np.float64]) -> NDArray[np.int64]:
+        """[r] where in the history's timeline that begins which a live one still holds at the given time."""
+        first, end = self.remembered.start(users), self.remembered.before(users, times)
+        return np.asarray(self.chosen[np.maximum(first, end - self.limit)])
+
+
+@dataclass(frozen=True, slots=True)
 class Samples:
     """r requests with n candidates in all. Rows of request j are first[j] : first[j + 1]."""
 
@@ -101,7 +126,7 @@ class Samples:
     scene: NDArray[np.int32]  # [r] index into `scenes`
     scenes: tuple[str, ...]
     context: pl.DataFrame  # [r] further request columns
-    history_start: NDArray[np.int64]  # [r] slice of the timeline …
+    history_start: NDArray[np.int64]  # [r] slice of the timeline, as much of it as a live one would hold …
     history_end: NDArray[np.int64]  # [r] … that ends before `time`
     first: NDArray[np.int64]  # [r + 1]
     item: NDArray[np.int32]  # [n]
@@ -140,12 +165,14 @@ class Log:
     """What samples are made of: all that was logged up to some moment.
 
     events must reach as far as labels may; nothing later than the end of training for training samples.
+    reach: None = histories begin with the log.
     """
 
     events: Events
     requests: Requests
     timeline: Timeline
     published: NDArray[np.float64]  # [i] publish times in seconds, NaN = unknown; only for logs without impressions
+    reach: Reach | None = None
 
 
 def build_samples(log: Log, since: float, until: float, config: SampleConfig, seed: int = 0) -> Samples:
@@ -210,7 +237,7 @@ def _grouped(rows: Rows, labels: Mapping[str, NDArray[np.float32]], log: Log) ->
         scene=scene.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int32),
         scenes=tuple(names.to_list()),
         context=context.select(pl.all().gather(index)) if context.width else pl.DataFrame(height=len(user)),
-        history_start=log.timeline.start(user),
+        history_start=log.reach.start(user, time) if log.reach else log.timeline.start(user),
         history_end=log.timeline.before(user, time),
         first=np.append(starts, len(rows)).astype(np.int64),
         item=rows.item,

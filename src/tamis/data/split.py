@@ -70,7 +70,10 @@ def by_time(dataset: Dataset, config: SplitConfig | None = None) -> Split:
         side, moment = "from" if len(train) else "before", np.datetime64(int(test_since), "s")
         raise DataError(f"{dataset.folder}: no events {side} {moment} UTC, where the test would begin")
     last = max(dataset.span()[1], float(times[-1]))
-    return Split(test_since, _share(train, config.valid_share), test_since, float(np.nextafter(last, np.inf)))
+    valid_since = _share(train, config.valid_share)
+    if valid_since <= train[0]:  # all rows are of one moment: better no validation than nothing to learn from
+        valid_since = float(np.nextafter(train[-1], np.inf))
+    return Split(test_since, valid_since, test_since, float(np.nextafter(last, np.inf)))
 
 
 def _days(times: NDArray[np.float64], config: SplitConfig) -> float:

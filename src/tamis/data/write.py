@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 import numpy as np
 import polars as pl
+from polars.exceptions import PolarsError
 
 from tamis.artifact import folder_durably, replace_durably, sync
 from tamis.data.dataset import DAY_SECONDS, FORMAT, MANIFEST, Dataset, Manifest, Part, read_manifest
@@ -126,9 +127,17 @@ def _append_rejected(folder: Path, rejected: pl.DataFrame) -> None:
     if not rejected.height:
         return
     file = folder / REJECTED_FILE
-    before = [pl.read_parquet(file)] if file.exists() else []
-    rows = pl.concat([*before, rejected.select(list(REJECTED))]).unique(maintain_order=True)
+    rows = pl.concat([*_rejected_before(file), rejected.select(list(REJECTED))]).unique(maintain_order=True)
     replace_durably(file, lambda pending: rows.write_parquet(pending, compression="zstd"))
+
+
+def _rejected_before(file: Path) -> list[pl.DataFrame]:
+    """What is in rejected.parquet. One that cannot be read is put aside: it is for people, and no import needs it."""
+    try:
+        return [pl.read_parquet(file).select(list(REJECTED))] if file.exists() else []
+    except (PolarsError, OSError):
+        file.replace(file.with_suffix(".damaged"))
+        return []
 
 
 @dataclass(slots=True)

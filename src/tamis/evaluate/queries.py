@@ -96,6 +96,7 @@ class Past:
             catalog=self.catalog(now),
             seen=Exact(np.unique(self.model.catalog.keys_of(self.seen_items(user, now)))),
             context=context,
+            profile=profile,
         )
 
     def seen_items(self, user: int, now: float) -> NDArray[np.int64]:

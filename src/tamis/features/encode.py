@@ -6,7 +6,7 @@ There is one code path: training, evaluation and the server call the same method
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
@@ -15,15 +15,33 @@ from numpy.typing import NDArray
 from tamis.artifact import load_array, save_arrays
 from tamis.config import Config
 from tamis.errors import ArtifactError, ConfigError
+from tamis.features import geohash
 from tamis.features.arrange import AGE_CODES, arrange, is_code
-from tamis.features.fields import Codes, Learned, encode_number, learn, numbers, text
+from tamis.features.fields import Codes, Learned, encode_number, learn, numbers, text, words
 from tamis.features.layout import Layout
-from tamis.features.spec import Category, Count, FeatureConfig, FeaturesConfig, Hour, Id, Number, Rate, Scene, Vector
+from tamis.features.spec import (
+    Age,
+    Category,
+    Count,
+    FeatureConfig,
+    FeaturesConfig,
+    Hour,
+    Id,
+    Number,
+    Rate,
+    Scene,
+    Vector,
+)
 from tamis.features.statistics import Statistics, log_rate
 from tamis.types import ACTION_CODE, Features, item_key
 
+KEYWORDS: Final = 8  # of an item that lists of items by keyword know
 Raw = Mapping[str, Sequence[Any]]
 """Raw columns by name; a column that is not there is missing everywhere."""
+KIND_COLUMNS: Final = ("author", "category", "city")
+"""Columns of the catalogue that hold stable hashes of texts, 0 = none."""
+NUMBER_COLUMNS: Final = ("duration_seconds", "quality")
+"""Columns of the catalogue that hold numbers, NaN = unknown."""
 
 
 class Learnt(Config, frozen=True):
@@ -36,6 +54,12 @@ class Learnt(Config, frozen=True):
     item: dict[str, Learned]
     totals: dict[int, int]
     vector_width: int
+
+
+def single_columns(config: FeaturesConfig) -> set[str]:
+    """Names of the catalogue's columns of one number per item; see `Encoder.items`."""
+    ages = {feature.column for feature in config.item.values() if isinstance(feature, Age)}
+    return {"publish_time", *ages, *KIND_COLUMNS, *NUMBER_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -146,9 +170,12 @@ class Encoder:
         columns["dynamic"] = self.item_dynamic(counts)
         for name in {"publish_time", *layout.item_ages}:
             columns[name] = numbers(raw.get(name, [None] * count))
-        for name in ("author", "category", "city"):
+        for name in KIND_COLUMNS:
             columns[name] = stable_codes(raw.get(name, [None] * count))
-        for name in ("duration_seconds", "quality"):
+        columns["keywords"] = stable_tags(raw.get("keywords", [None] * count), KEYWORDS)
+        latitude, longitude = (numbers(raw.get(name, [None] * count)) for name in ("latitude", "longitude"))
+        columns["geohash"] = geohash.encode(latitude, longitude)
+        for name in NUMBER_COLUMNS:
             columns[name] = numbers(raw.get(name, [None] * count)).astype(np.float32)
         columns["vector"] = vectors(raw.get("vector", [None] * count), self.learnt.vector_width)
         return columns
@@ -227,6 +254,15 @@ def stable_codes(values: Sequence[Any]) -> NDArray[np.int64]:
         if word not in seen:
             seen[word] = item_key(word) >> 1 or 1
         out[row] = seen[word]
+    return out
+
+
+def stable_tags(values: Sequence[Any], width: int) -> NDArray[np.int64]:
+    """[n, width] `stable_codes` of the first words of each list, 0 behind the last one."""
+    lists = [words(value)[:width] for value in values]
+    out = np.zeros((len(values), width), np.int64)
+    there = np.arange(width) < np.fromiter(map(len, lists), np.int64, len(lists))[:, None]
+    out[there] = stable_codes([word for row in lists for word in row])
     return out
 
 

@@ -37,6 +37,7 @@ class Inputs:
     events: all events before `until`, sorted by time.   until: training ends here; nothing at or after it may be used.
     train, valid: impressions with labels before `until`; `valid` is the last part of them by time.
     interest_actions: the actions that make up the interest score, one point each.
+    user_keys: [users] types.item_key of the users' external ids, by which one user's profile names others.
     earlier: what the last full training left for the part at hand; None at the first one.
     """
 
@@ -51,6 +52,7 @@ class Inputs:
     item_statistics: Statistics
     interest_actions: tuple[str, ...] = ("click", "like", "collect", "share")
     progress: Progress = silent
+    user_keys: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     earlier: Earlier | None = None
     _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
 

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from tamis.data.dataset import Dataset
 from tamis.data.negatives import there_since
-from tamis.data.samples import Log, SampleConfig, Timeline, build_samples
+from tamis.data.samples import Log, Reach, SampleConfig, Timeline, build_samples
 from tamis.features.encode import Encoder
 from tamis.features.fields import numbers
 from tamis.features.inputs import Inputs
 from tamis.features.spec import FeaturesConfig
 from tamis.features.statistics import Statistics
+from tamis.state.settings import StateConfig
 from tamis.types import ACTION_CODE, Catalog, Progress, silent
 
 
@@ -32,6 +33,7 @@ def prepare(
     dataset: Dataset,
     moment: Moment,
     configs: tuple[FeaturesConfig, SampleConfig, tuple[str, ...]],
+    state: StateConfig | None = None,
     encoder: Encoder | None = None,
     progress: Progress = silent,
 ) -> Inputs:
@@ -39,7 +41,8 @@ def prepare(
 
     Attributes of users and items have no time of their own: those of the last import count, also for older rows.
 
-    configs: features, samples, the actions of the interest score.   encoder: use this one instead of fitting one (for
+    configs: features, samples, the actions of the interest score.   state: histories reach as far back as the live
+    timelines of these settings; None = to the first event.   encoder: use this one instead of fitting one (for
     evaluation rows and incremental training); its history is then the one that samples have.
     """
     features, sampling, interest_actions = configs
@@ -60,8 +63,13 @@ def prepare(
     catalog = catalog_of(encoder, dataset, raw["item"], item_statistics, moment.until)
     static = encoder.users(np.arange(users), raw["user"])
     progress("features", 2, 4)
-    timeline = Timeline.of(events, users, [ACTION_CODE[name] for name in encoder.learnt.config.history.actions])
-    log = Log(events, requests, timeline, np.asarray(catalog.columns["publish_time"][0]))
+    history = [ACTION_CODE[name] for name in encoder.learnt.config.history.actions]
+    reach = None
+    if state is not None:
+        actions = [ACTION_CODE[name] for name in state.timeline_actions]
+        reach = Reach.of(events, users, actions, history, state.timeline_limit)
+    published = np.asarray(catalog.columns["publish_time"][0])
+    log = Log(events, requests, Timeline.of(events, users, history), published, reach)
     train = build_samples(log, -np.inf, moment.valid_since, sampling)
     progress("features", 3, 4)
     valid = build_samples(log, moment.valid_since, moment.until, sampling)
@@ -78,6 +86,7 @@ def prepare(
         item_statistics=item_statistics,
         interest_actions=interest_actions,
         progress=progress,
+        user_keys=np.asarray(dataset.user_ids.keys),
     )
 
 

@@ -11,7 +11,7 @@ recall is measured on the products when the index is built, printed and kept in 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -73,6 +73,7 @@ class Vectors:
     fresh: NDArray[np.float32]  # [f, d]
     facts: IndexFacts
     index: Any  # a FAISS index; None: exact
+    _latest: "list[tuple[NDArray[np.float32], Vectors]]" = field(default_factory=list, init=False, compare=False)
 
     @staticmethod
     def build(
@@ -111,9 +112,18 @@ class Vectors:
         """[n, d] the vectors of ids that exist."""
         return gather((self.main, self.fresh), ids)
 
-    def with_fresh(self, vectors: NDArray[np.float32]) -> Self:
-        """The same index with more vectors behind the last id. Cost grows with the fresh part only; keep that small."""
-        return replace(self, fresh=np.concatenate([self.fresh, _checked(vectors, "vectors", self.width)]))
+    def with_fresh(self, vectors: NDArray[np.float32]) -> "Vectors":
+        """The same index with more vectors behind the last id. Cost grows with the fresh part only; keep that small.
+
+        The very array of the call before gives what that call gave, so requests may ask for it each time; it must not
+        be changed.
+        """
+        for given, grown in self._latest:  # one at most
+            if given is vectors:
+                return grown
+        grown = replace(self, fresh=np.concatenate([self.fresh, _checked(vectors, "vectors", self.width)]))
+        self._latest[:] = [(vectors, grown)]  # one reference, replaced whole: threads at worst do the work twice
+        return grown
 
     def search(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """(ids, scores) [b, k]: of each query [b, d] the k largest inner products, best first, ties by lower id.

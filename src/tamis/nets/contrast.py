@@ -155,6 +155,6 @@ def _kinds(samples: Samples, actions: tuple[str, ...]) -> NDArray[np.bool_]:
 
 def _check_objectives(samples: Samples, actions: tuple[str, ...]) -> None:
     """Raises ConfigError for an action that no row carries: a vector that nothing teaches would be searched for."""
-    done = _kinds(samples, actions).any(axis=0).tolist()
-    if len(samples.item) and (never := [name for name, some in zip(actions, done, strict=True) if not some]):
+    never = [name for name in actions if not samples.labels.get(name, np.zeros(1)).any()]
+    if len(samples.item) and never:
         raise ConfigError(f"objectives: nobody did {never} in the training rows; leave it out of positives")

@@ -8,6 +8,7 @@ tells the ranking nets something, recall nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from tamis.data.samples import Samples
 from tamis.errors import ConfigError
 from tamis.nets.labels import SHOWN
+
+_ROUNDS: Final = 30  # of drawing again what was shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +56,17 @@ def draw_probabilities(counts: NDArray[np.int64], exponent: float) -> NDArray[np
 
 
 def with_unshown(samples: Samples, since: NDArray[np.float64], count: int, seed: int) -> Samples:
-    """The samples with `count` more rows in each request: items nobody was shown, drawn evenly from the catalogue.
+    """The samples with `count` more rows in each request: items that it did not show, drawn evenly from the catalogue.
 
     Label "shown" is 1 for the rows that were there, 0 for the new ones; all other labels of those are 0. Only items
     that were there by the time of the request are drawn (since: [i] seconds, inf = never), so that being new is no sign
-    of not being shown; a request before the first of them gets any that was there by the last request.
+    of not being shown; a request before the first of them gets any that was there by the last request. One that showed
+    all of them, or nearly, gets fewer.
     """
-    random = np.random.default_rng(seed)
-    order = np.argsort(since, kind="stable")
-    there = np.searchsorted(since[order], np.repeat(samples.time, count), "right")
-    by_the_last = int(np.searchsorted(since[order], samples.time.max(initial=-np.inf), "right"))
-    there = np.where(there > 0, there, by_the_last or len(since))
-    drawn = order[(random.random(len(there)) * there).astype(np.int64)]
-    counts = np.diff(samples.first)
-    first = np.append(0, np.cumsum(counts + count))
-    old = np.arange(len(samples.item)) + np.repeat(np.arange(len(samples)) * count, counts)
+    owner, drawn = _unshown(samples, since, count, np.random.default_rng(seed))
+    counts, added = np.diff(samples.first), np.bincount(owner, minlength=len(samples))
+    first = np.append(0, np.cumsum(counts + added))
+    old = np.arange(len(samples.item)) + np.repeat(np.cumsum(added) - added, counts)
     new = np.ones(int(first[-1]), np.bool_)
     new[old] = False
     item, position = np.empty(len(new), np.int32), np.full(len(new), -1, np.int16)
@@ -76,7 +75,36 @@ def with_unshown(samples: Samples, since: NDArray[np.float64], count: int, seed:
     for name, label in samples.labels.items():
         labels[name] = np.zeros(len(new), np.float32)
         labels[name][old] = label
-    return replace(samples, first=first, item=item, position=position, labels=labels)
+    log_odds = samples.log_odds
+    if log_odds is not None:
+        log_odds = np.zeros(len(new), np.float32)  # even draws need no correction
+        log_odds[old] = samples.log_odds
+    return replace(samples, first=first, item=item, position=position, labels=labels, log_odds=log_odds)
+
+
+def _unshown(
+    samples: Samples, since: NDArray[np.float64], count: int, random: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(the request's place, item) of the rows to add, by request; what was shown there is drawn again, some times."""
+    order = np.argsort(since, kind="stable")
+    there = np.searchsorted(since[order], samples.time, "right")
+    by_the_last = int(np.searchsorted(since[order], samples.time.max(initial=-np.inf), "right"))
+    there = np.where(there > 0, there, by_the_last or len(since))
+    owner = np.repeat(np.arange(len(samples)), count)
+    requests = np.repeat(np.arange(len(samples)), np.diff(samples.first))
+    shown = np.sort(requests * len(since) + samples.item)
+    drawn, open_rows = np.full(len(owner), -1, np.int64), np.arange(len(owner))
+    for _ in range(_ROUNDS if len(shown) else 0):
+        if not len(open_rows):
+            break
+        asking = owner[open_rows]
+        item = order[(random.random(len(asking)) * there[asking]).astype(np.int64)]
+        pair = asking * len(since) + item
+        place = np.minimum(np.searchsorted(shown, pair), len(shown) - 1)
+        good = shown[place] != pair
+        drawn[open_rows[good]] = item[good]
+        open_rows = open_rows[~good]
+    return owner[drawn >= 0], drawn[drawn >= 0]
 
 
 class Drawer:

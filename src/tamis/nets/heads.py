@@ -10,6 +10,7 @@ and e^z is the predicted time. The second is the first times 1 + t, so both are 
 weight. (Covington, Adams and Sargin, "Deep neural networks for YouTube recommendations", RecSys 2016.)
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -64,12 +65,14 @@ class HeadPlan:
     """heads: in order of the outputs.   per_click: heads that learn from clicked rows only.
 
     weights: of the heads in the loss, 1 where none is given.   play_loss: see the module.
+    play_limit_seconds: times are cut to this, so that one phone left alone does not outweigh all other rows.
     """
 
     heads: tuple[str, ...]
     per_click: frozenset[str]
     weights: Mapping[str, float]
     play_loss: PlayLoss
+    play_limit_seconds: float = math.inf
 
     def targets(self, labels: Mapping[str, Tensor]) -> Targets:
         """The targets of one batch from its labels [n]."""
@@ -80,7 +83,7 @@ class HeadPlan:
             if head in self.per_click:
                 weight = weight * (labels["click"] > 0)
             if head == PLAY:
-                seconds = label.clamp(min=0.0)
+                seconds = label.clamp(0.0, self.play_limit_seconds)
                 label = seconds / (1.0 + seconds)
                 weight = weight * (1.0 + seconds) if self.play_loss == "weighted" else weight
             wanted.append(label)

@@ -63,7 +63,7 @@ def train(net: nn.Module, problem: Problem[B], plan: TrainingPlan, seed: int) ->
     scores: list[float] = []
     best, weights = -1, None
     total, done, began = int(problem.rows.sum()) * plan.epochs, 0, time.perf_counter()
-    with _threads(plan.threads):
+    with torch_threads(plan.threads):
         for epoch in range(plan.epochs if total else 0):
             random = None if plan.in_order else np.random.default_rng((seed, epoch))
             batches = cut(problem.rows, plan.batch_size, random)
@@ -134,7 +134,7 @@ def _copy(net: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
     """torch runs with `count` threads inside the block, and numbers too small for their format count as 0.
 
     Saturated heads give such numbers by the million, and each costs a hundred times what another number does.

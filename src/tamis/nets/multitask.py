@@ -28,7 +28,7 @@ from tamis.nets.export import export
 from tamis.nets.heads import HeadPlan, Targets, Towers, loss, starts
 from tamis.nets.labels import PLAY
 from tamis.nets.layers import linear
-from tamis.nets.loop import Problem, Report, train
+from tamis.nets.loop import Problem, Report, torch_threads, train
 from tamis.nets.plans import MultitaskShape, TrainingPlan
 from tamis.nets.sequence import DinAttention, DotAttention, mean_pool
 from tamis.nets.spread import Rows, spread
@@ -158,7 +158,8 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
         progress=inputs.progress,
     )
     report = train(net, problem, plan, seed)
-    return Trained(net, report, predict(net, inputs, inputs.valid), _gate_use(net, inputs))
+    with torch_threads(plan.threads):  # calibrators learn from the last digits too
+        return Trained(net, report, predict(net, inputs, inputs.valid), _gate_use(net, inputs))
 
 
 def predict(net: MultitaskNet, inputs: Inputs, samples: Samples) -> dict[str, NDArray[np.float32]]:

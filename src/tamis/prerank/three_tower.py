@@ -72,6 +72,12 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
         except ConfigError as error:
             raise ValueError(str(error)) from None  # so that the path of the section is put before it
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the step writes if the data teach all its heads."""
+        heads = (*self.heads, SHOWN) if self.unshown else self.heads
+        return (*(f"pre_{head}" for head in heads), "score")
+
     def plan(self, heads: tuple[str, ...], per_click: tuple[str, ...]) -> LightPlan:
         """The same as values for the nets, for the heads that can be learnt. Raises ConfigError for what cannot be."""
         towers, training = plan_of(TowerPlan, self), plan_of(TrainingPlan, self)

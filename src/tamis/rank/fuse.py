@@ -95,7 +95,7 @@ class FuseConfig(StepConfig, frozen=True, tag="fuse"):
     weights, exponents, offsets: head → number; see the formula for what is missing.
 
     A head h is the column `p_h` of the table, else its column `h` (play, in seconds), else the catalogue's column `h`
-    (price). Click needs no weight in the first two formulas, where it always counts 1.
+    (quality). Click needs no weight in the first two formulas, where it always counts 1.
     A factor is for what the heads cannot know: they learn from shown items, and `pre_shown` of the pre-ranker says how
     much a candidate is like one, so that p_shown · p_click speaks of the whole catalogue. A factor whose column is not
     there (pre-ranking was skipped, the caller brought his own items) counts 1.
@@ -122,6 +122,21 @@ class FuseConfig(StepConfig, frozen=True, tag="fuse"):
             if reads[0] == "weights" and (idle := sorted(set(given) - set(self.weights))):
                 raise ValueError(f"fuse: {section} has {idle}, which weights has not")
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads that the formula multiplies or sums, beside click in the first two formulas."""
+        return tuple(self.exponents if self.formula == "conversion_product" else self.weights)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """All heads that must be there."""
+        return ("click", *self.heads) if self.formula in ("weighted_sum", "click_times_sum") else self.heads
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the step writes."""
+        return ("score",)
+
 
 @dataclass(frozen=True, slots=True)
 class Fuse:
@@ -136,8 +151,7 @@ class Fuse:
     def score(self, query: Query, items: Candidates) -> Columns:
         """{"score": [n]}. Raises StepError naming the head that has no column."""
         config = self.config
-        names = list(config.exponents if config.formula == "conversion_product" else config.weights)
-        heads = {name: _column(name, query, items) for name in names}
+        heads = {name: _column(name, query, items) for name in config.heads}
         match config.formula:
             case "weighted_sum":
                 score = weighted_sum(_column("click", query, items), heads, config.weights)

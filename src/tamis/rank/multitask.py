@@ -47,7 +47,7 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
         "auto"  # train like, collect, share, comment, follow on clicked rows
     )
     play_loss: Literal["ratio", "weighted"] = "ratio"  # "weighted" makes `play` the mean time, "ratio" is robust
-    play_limit_seconds: float = 3600.0  # predicted times are cut to this
+    play_limit_seconds: float = 3600.0  # times are cut to this, logged and predicted ones
     embedding_size: int = 16  # width of one feature's embedding, a multiple of 4
     embedding_spread: float = 0.01  # standard deviation of a new embedding; what a rare id keeps of it is noise
     attention: Literal["din", "dot", "mean"] = "din"  # how a candidate looks at the user's last actions
@@ -81,6 +81,11 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
         for name in ("embedding_size", "attention_hidden"):
             if getattr(self, name) < 4 or getattr(self, name) % 4:
                 raise ValueError(f"{name} is {getattr(self, name)}: wanted a multiple of 4")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the step writes."""
+        return tuple(column_of(head) for head in self.heads)
 
 
 class MultitaskFacts(Config, frozen=True):
@@ -126,7 +131,9 @@ class Multitask:
             log.warning("heads dropped", heads=dropped)
         per_click = per_click_heads(config.per_click, heads, inputs.train)
         nets = nets_module("multitask")
-        plan = nets.HeadPlan(heads, frozenset(per_click), config.head_weights, config.play_loss)
+        plan = nets.HeadPlan(
+            heads, frozenset(per_click), config.head_weights, config.play_loss, config.play_limit_seconds
+        )
         trained = nets.fit_multitask(plan_of(MultitaskShape, config), plan_of(TrainingPlan, config), plan, inputs, seed)
         folder = NetFolder.temporary()
         nets.export_multitask(trained.net, inputs.layout, folder.path / _NET_FILE)
@@ -149,7 +156,7 @@ class Multitask:
         logits = self._logits(query, items) if count else {}
         columns: dict[str, NDArray[Any]] = {}
         for head in self.config.heads:
-            name = head if head == PLAY else f"p_{head}"
+            name = column_of(head)
             if head not in logits:
                 columns[name] = np.zeros(count)
             elif head == PLAY:
@@ -194,6 +201,11 @@ class Multitask:
                 if (folder / f"{name}.{head}").is_dir():
                     calibrators[head] = kind.load(folder / f"{name}.{head}")
         return cls(config, facts, calibrators, NetFolder(folder), Session.open(folder / _NET_FILE))
+
+
+def column_of(head: str) -> str:
+    """The column of a head's predictions: seconds of play, else a probability."""
+    return head if head == PLAY else f"p_{head}"
 
 
 def play_seconds(logits: NDArray[Any], limit_seconds: float) -> NDArray[np.float64]:

@@ -73,7 +73,7 @@ class EASE:
 
         catalog: not needed, since items published after the training are in no table.
         """
-        return self.items.table.of(item, size)
+        return self.items.similar(item, size)
 
     def save(self, folder: Path) -> None:
         self.items.save(folder)

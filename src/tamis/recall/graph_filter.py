@@ -7,9 +7,8 @@ signals that change least along the edges. A closed form then takes the place of
     W = D_i^−item_power · ( S + V · diag(low_pass − sharpen·λ²) · Vᵀ ) · D_i^output_power
 
 One step along the graph, a share of the smoothest signals, and less of what everything has in common. (The linear
-filter with an ideal low pass: Shen et al., CIKM 2021; sharpening: Choi et al., SIGIR 2023. That the three powers are
-free, not one half each, is worth more than either: see docs/results.md.) Only the largest weights of each row are kept,
-so that it is served as a table of neighbours like ItemCF.
+filter with an ideal low pass: Shen et al., CIKM 2021; sharpening: Choi et al., SIGIR 2023; both have powers of
+one half.) Only the largest weights of each row are kept, so that it is served as a table of neighbours like ItemCF.
 """
 
 from collections.abc import Callable
@@ -79,7 +78,7 @@ class GraphFilter:
 
         catalog: not needed, since items published after the training are in no table.
         """
-        return self.items.table.of(item, size)
+        return self.items.similar(item, size)
 
     def save(self, folder: Path) -> None:
         self.items.save(folder)

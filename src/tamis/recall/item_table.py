@@ -1,4 +1,4 @@
-"""Channels whose model is one table from items to items that was computed as dense rows, of which the best are kept."""
+"""Channels whose model is one table from items to items: ItemCF, Swing, graph filter, EASE."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from tamis.artifact import load_array, save_arrays
 from tamis.features.inputs import Inputs
 from tamis.recall.blocks import in_blocks
 from tamis.recall.neighbours import Neighbours, liked
+from tamis.recall.top import scratch, top
 from tamis.types import ACTION_CODE, Candidates, Query
 
 _BLOCK: Final = 256  # rows at once and thread: of 100,000 items 100 MB
@@ -36,13 +37,21 @@ class ItemTable:
     def recall(self, query: Query, history: int, limit: int) -> Candidates:
         """Σ over the user's last `history` items j of interest(j) · weight(j, item), best first; column `score`.
 
-        Items of the user's own history are left out. Equal sums are ordered by the lower item number.
+        interest(j): see `neighbours.liked`. Items of the user's own history are left out. Equal sums are ordered by the
+        lower item number.
         """
         items, interest = liked(query.history, len(self.table), self.actions)
         if not len(items):
             return Candidates.empty()
         found, score = self.table.walk(items[:history], interest[:history], query.history.items, limit)
         return Candidates.of(found, score=score)
+
+    def similar(self, item: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(ids, weights) of at most `size` neighbours of an item, nearest first; empty for one the training never saw.
+
+        Items published after the training are in no table.
+        """
+        return self.table.of(item, size)
 
     def save(self, folder: Path) -> None:
         self.table.save(folder)
@@ -65,8 +74,13 @@ def best_of_rows(
     ids = np.full((items, k), -1, np.int32)
     weights = np.zeros((items, k), np.float32)
 
+    names = np.arange(items, dtype=np.int32)
+
     def block(first: int, stop: int) -> int:
-        _best(rows(first, stop), first, ids[first:stop], weights[first:stop])
+        own = np.arange(stop - first)
+        scores = np.maximum(rows(first, stop), np.float32(0))
+        scores[own, first + own] = 0
+        _best(scores, names, ids[first:stop], weights[first:stop].view(np.uint32))
         return stop
 
     for finished in in_blocks(block, items, _BLOCK):
@@ -75,21 +89,8 @@ def best_of_rows(
 
 
 @njit(cache=True, nogil=True)
-def _best(rows: Any, first: int, ids: Any, weights: Any) -> None:
-    """Fills ids and weights [n, k] from rows [n, items]; what is kept stands sorted from the start."""
-    k = ids.shape[1]
+def _best(rows: Any, names: Any, ids: Any, weights: Any) -> None:
+    """`top` of each row [n, items] into ids and weights [n, k]."""
+    room = scratch(rows.shape[1], ids.shape[1])
     for row in range(len(rows)):
-        held, least = 0, np.float32(0)
-        kept, values = ids[row], weights[row]
-        for item in range(rows.shape[1]):
-            value = rows[row, item]
-            if value <= least or item == first + row:
-                continue
-            at = min(held, k - 1)
-            while at > 0 and values[at - 1] < value:
-                values[at], kept[at] = values[at - 1], kept[at - 1]
-                at -= 1
-            values[at], kept[at] = value, item
-            held = min(held + 1, k)
-            if held == k:
-                least = values[k - 1]
+        top(rows[row], names, room, ids[row], weights[row])

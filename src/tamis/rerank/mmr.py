@@ -1,8 +1,7 @@
 """MMR, maximal marginal relevance: rows that score high and are unlike what was picked just before, under rules."""
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from tamis.config import AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.rerank.greedy import Likeness, Limits, greedy, unit
-from tamis.rerank.rules import BoostConfig, Rule, boosted, compiled, count_relaxed, kinds_of
+from tamis.rerank.rules import BoostConfig, Rule, boosted, compiled, kinds_of, relaxed
 from tamis.types import Candidates, Query
 
 
@@ -41,10 +40,9 @@ class MmrConfig(StepConfig, frozen=True, tag="mmr"):
 
 @dataclass(frozen=True, slots=True)
 class Mmr:
-    """Learns nothing. relaxed: rule → picks that had to break it."""
+    """Learns nothing."""
 
     config: MmrConfig
-    relaxed: Counter[str] = field(default_factory=Counter, compare=False)
 
     @classmethod
     def fit(cls, config: MmrConfig, inputs: Inputs, seed: int) -> Self:
@@ -56,14 +54,17 @@ class Mmr:
         Scores are brought to [0, 1] by their least and largest value in this request, so that a trade-off means the
         same whatever formula made them.
         """
+        return self.pick_ruled(query, items)[0]
+
+    def pick_ruled(self, query: Query, items: Candidates) -> tuple[NDArray[np.intp], Mapping[str, int]]:
+        """The same, and rule → picks that had to break it."""
         config = self.config
         score = scaled(boosted(config.boosts, query, items))
         likeness = _likeness(config.likeness, query, items)
         limits = compiled(config.rules, query, items)
         size = config.limit or query.size
         picks, broken = greedy(score, likeness, limits, size, config.trade_off, config.window)
-        count_relaxed(self.relaxed, config.rules, broken)
-        return picks
+        return picks, relaxed(config.rules, broken)
 
     def save(self, folder: Path) -> None:
         """Nothing to write."""

@@ -4,9 +4,8 @@ A rule is about a column: of the table if it has one of that name, else of the c
 one kind; value 0 means none and no rule touches it. With `value` the rule is about that one kind only.
 """
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -102,10 +101,9 @@ class ScatterConfig(StepConfig, frozen=True, tag="scatter"):
 
 @dataclass(frozen=True, slots=True)
 class Scatter:
-    """The best rows in order of score, as far as the rules allow. relaxed: rule → picks that had to break it."""
+    """The best rows in order of score, as far as the rules allow."""
 
     config: ScatterConfig
-    relaxed: Counter[str] = field(default_factory=Counter, compare=False)
 
     @classmethod
     def fit(cls, config: ScatterConfig, inputs: Inputs, seed: int) -> Self:
@@ -113,12 +111,15 @@ class Scatter:
 
     def pick(self, query: Query, items: Candidates) -> NDArray[np.intp]:
         """Positions of min(size, n) rows, never fewer: where no row fits, the least important rules are dropped."""
+        return self.pick_ruled(query, items)[0]
+
+    def pick_ruled(self, query: Query, items: Candidates) -> tuple[NDArray[np.intp], Mapping[str, int]]:
+        """The same, and rule → picks that had to break it."""
         limits = compiled(self.config.rules, query, items)
         score = boosted(self.config.boosts, query, items)
         size = self.config.limit or query.size
         picks, broken = greedy(score, Likeness.nothing(len(items)), limits, size, 1.0, 0)
-        count_relaxed(self.relaxed, self.config.rules, broken)
-        return picks
+        return picks, relaxed(self.config.rules, broken)
 
     def save(self, folder: Path) -> None:
         """Nothing to write."""
@@ -164,10 +165,11 @@ def boosted(boosts: Mapping[str, BoostConfig], query: Query, items: Candidates) 
     return out
 
 
-def count_relaxed(relaxed: Counter[str], rules: Mapping[str, Rule], broken: NDArray[np.int64]) -> None:
-    """Adds what `greedy` counted to the running counts by rule name."""
-    if broken.any():
-        relaxed.update({name: count for name, count in zip(ordered(rules), broken.tolist(), strict=True) if count})
+def relaxed(rules: Mapping[str, Rule], broken: NDArray[np.int64]) -> dict[str, int]:
+    """What `greedy` counted by rule name, without the rules that held."""
+    if not broken.any():
+        return {}
+    return {name: count for name, count in zip(ordered(rules), broken.tolist(), strict=True) if count}
 
 
 def kinds_of(name: str, query: Query, items: Candidates, value: str | int | None = None) -> NDArray[np.int64]:

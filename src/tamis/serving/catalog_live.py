@@ -1,6 +1,8 @@
 """The catalogue as of now: the bundle's items plus what was put, changed and taken down since.
 
-    LiveCatalog.view() → View      one frozen snapshot per version of the state's item table
+    LiveCatalog.view() → View      one frozen snapshot per version of the state's item table and moment of publication
+
+An item whose publish time lies ahead is closed until then, to every part alike, and in no list of the newest.
 
 A snapshot is never changed. Fresh rows live in buffers that only grow, so a new snapshot is a longer look at the same
 memory and an item that is put costs its own row, not the catalogue. An item of the *bundle* that is put again keeps its
@@ -8,7 +10,8 @@ learned features until the next bundle; its publish time and whether it is close
 put again gets a new row and its old row is closed.
 """
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final
@@ -19,7 +22,7 @@ from numpy.typing import NDArray
 
 from tamis.errors import StepError
 from tamis.serving.model import Ids, Model
-from tamis.serving.newest import NewestItems
+from tamis.serving.newest import NewestItems, Times, published_at
 from tamis.state.protocol import ItemRow, State
 from tamis.types import Catalog, item_key
 
@@ -97,28 +100,49 @@ class _Rows:
 
 
 class LiveCatalog:
-    """Follows the state's item table; the snapshots it gives are frozen."""
+    """Follows the state's item table and the clock; the snapshots it gives are frozen."""
 
-    def __init__(self, model: Model, state: State) -> None:
+    def __init__(self, model: Model, state: State, clock: Callable[[], float] = time.time) -> None:
         base = model.catalog
         self._model: Final = model
         self._state: Final = state
+        self._clock: Final = clock
         self._lock: Final = Lock()
         self._published = np.asarray(base.columns["publish_time"][0], np.float64)
         self._touched: set[int] = set()  # items of the bundle that were ever put
         self._clear()
-        self._newest: Final = NewestItems(base.newest, NEWEST, self._published)
-        self._view = self._snapshot(base.closed, version=0)
+        self._down = base.closed  # [n] taken down, or replaced by a newer row
+        self._ahead = self._scheduled(np.arange(len(self._published)), base.closed)  # numbers of items not out yet
+        out = np.delete(base.newest, np.flatnonzero(np.isin(base.newest, self._ahead)))
+        self._newest: Final = NewestItems(out, NEWEST, self._published)
+        self._view = self._snapshot(version=0)
+        self._next_out = self._soonest()
 
     def view(self) -> View:
-        """The newest snapshot. Costs one look at the version unless an item was put since."""
-        if self._state.item_version() == self._view.catalog.version:
+        """The newest snapshot. Costs one look at version and clock unless an item was put or came out since."""
+        if self._is_current():
             return self._view
         with self._lock:
-            if self._state.item_version() != self._view.catalog.version:
+            if not self._is_current():
                 version, rows = self._state.items_since(self._view.catalog.version)
                 self._apply(version, rows)
         return self._view
+
+    def _is_current(self) -> bool:
+        return self._state.item_version() == self._view.catalog.version and self._clock() < self._next_out
+
+    def _times(self) -> Times:
+        return self._published, self._columns["publish_time"].view()
+
+    def _scheduled(self, items: NDArray[np.int64], down: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Those of the items that are not published yet. A look at the few that may be, not at the catalogue."""
+        ahead = items[(published_at(items, self._times()) > self._clock()) & ~down[items]]
+        self._touched.update(ahead[ahead < len(self._published)].tolist())
+        return ahead
+
+    def _soonest(self) -> float:
+        """When the next scheduled item comes out; infinity when there is none."""
+        return float(published_at(self._ahead, self._times()).min(initial=np.inf))
 
     def _clear(self) -> None:
         """Empty buffers of its own for a new row of snapshots."""
@@ -129,23 +153,34 @@ class LiveCatalog:
         self._ids: list[str] = []
 
     def _apply(self, version: int, rows: Sequence[ItemRow]) -> None:
-        base, closed = self._view.catalog.base, self._view.catalog.closed.copy()
+        base, down = self._view.catalog.base, self._down.copy()
         numbers = self._view.numbers([row.item_id for row in rows])
-        closed[numbers[numbers >= base]] = True  # replaced by a new row below, or taken down
+        down[numbers[numbers >= base]] = True  # replaced by a new row below, or taken down
         numbered = list(zip(numbers.tolist(), rows, strict=True))
         changed = [(number, row) for number, row in numbered if 0 <= number < base]
-        closed[[number for number, _ in changed]] = [row.closed for _, row in changed]
+        down[[number for number, _ in changed]] = [row.closed for _, row in changed]
         self._publish(changed)
         added = self._append([row for number, row in numbered if not (0 <= number < base or row.closed)])
-        closed = np.concatenate([closed, np.zeros(added, np.bool_)])
-        compact = int(closed[base:].sum()) > max(_COMPACT_FROM, self._keys.count // 2)
+        down = np.concatenate([down, np.zeros(added, np.bool_)])
+        compact = int(down[base:].sum()) > max(_COMPACT_FROM, self._keys.count // 2)
         if compact:
-            closed = self._compact(closed)
-        times = (self._published, self._columns["publish_time"].view())
-        moved = np.array([number for number, _ in changed] + list(range(len(closed) - added, len(closed))), np.int64)
-        if compact or not self._newest.changed(moved, times, closed):
-            self._newest.renew(np.array(sorted(self._touched), np.int64), times, closed)
-        self._view = self._snapshot(closed, version)
+            down = self._compact(down)
+        first_new = base if compact else len(down) - added
+        if compact:  # the fresh rows have other numbers now
+            self._ahead = self._ahead[self._ahead < base]
+        moved = np.array([number for number, _ in changed] + list(range(first_new, len(down))), np.int64)
+        moved = np.union1d(moved, self._ahead)
+        self._down, self._ahead = down, self._scheduled(moved, down)
+        closed = self._closed()
+        if compact or not self._newest.changed(moved, self._times(), closed):
+            self._newest.renew(np.array(sorted(self._touched), np.int64), self._times(), closed)
+        self._view = self._snapshot(version)
+        self._next_out = self._soonest()  # last: whoever sees it sees the new snapshot too
+
+    def _closed(self) -> NDArray[np.bool_]:
+        closed = self._down.copy()
+        closed[self._ahead] = True
+        return closed
 
     def _publish(self, changed: Sequence[tuple[int, ItemRow]]) -> None:
         """Takes over the publish times of items of the bundle that were put again."""
@@ -198,9 +233,10 @@ class LiveCatalog:
         self._numbers = {key: base + place for place, key in enumerate(keys[living].tolist())}
         return np.concatenate([closed[:base], np.zeros(len(living), np.bool_)])
 
-    def _snapshot(self, closed: NDArray[np.bool_], version: int) -> View:
+    def _snapshot(self, version: int) -> View:
         base = self._model.catalog
         columns = {name: (pair[0], self._columns[name].view()) for name, pair in base.columns.items()}
         columns["publish_time"] = (self._published, columns["publish_time"][1])
-        catalog = Catalog((base.keys[0], self._keys.view()), columns, closed, self._newest.first(), version)
+        keys = (base.keys[0], self._keys.view())
+        catalog = Catalog(keys, columns, self._closed(), self._newest.first(), version)
         return View(catalog, self._model.item_ids, self._numbers, self._ids)

@@ -21,6 +21,7 @@ from tamis.bloom import Generations
 from tamis.errors import NotFound, RequestError
 from tamis.funnel import Funnel
 from tamis.serving.catalog_live import LiveCatalog, View
+from tamis.serving.leftovers import Leftovers
 from tamis.serving.model import Model
 from tamis.serving.reasons import reason
 from tamis.serving.records import Records, new_id
@@ -54,12 +55,18 @@ class Limits(Protocol):
         """The largest page that may be asked for."""
         ...
 
+    @property
+    def clock_tolerance_seconds(self) -> float:
+        """How far in the future an event may be dated."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StandardLimits:
     """Limits for an engine without a server's configuration."""
 
     most_items: int = 200
+    clock_tolerance_seconds: float = 300.0
 
 
 class Engine:
@@ -76,10 +83,11 @@ class Engine:
         self.limits: Final[Limits] = limits or StandardLimits()
         self._state: Final = state
         self._clock: Final = clock
-        self._catalog: Final = LiveCatalog(model, state)
-        self._records: Final = Records(model, state, self._catalog, clock)
+        self._catalog: Final = LiveCatalog(model, state, clock)
+        self._records: Final = Records(model, state, self._catalog, self.limits.clock_tolerance_seconds, clock)
         self._reasons: Final = {name: reason(model.kinds.get(name, "")) for name in model.funnel.channels}
         self._ranker: Final = _ranker(model.funnel)
+        self._leftovers: Final = Leftovers(model.funnel, state)
 
     # ---- answers -----------------------------------------------------------------------------------------------
 
@@ -91,8 +99,11 @@ class Engine:
         _within("size", request.size, self.limits.most_items)
         view, request_id = self._catalog.view(), new_id(self._clock())
         query = self._query(request, view, request_id, request.size)
-        query = replace(query, exclude=_known(view, request.exclude))
-        page = self.model.funnel.run(query) if len(view.catalog) else _EMPTY
+        waiting, cached = self._leftovers.of(request.user_id, query, view)
+        query = replace(query, exclude=_known(view, request.exclude), cached=cached)
+        tables: dict[str, Candidates] = {}
+        page = self.model.funnel.run(query, keep=tables) if len(view.catalog) else _EMPTY
+        self._leftovers.keep(request.user_id, waiting, (query, page, tables))
         if sink is not None:
             sink.emit(query, page)
         return RecommendReply(
@@ -133,13 +144,13 @@ class Engine:
     def similar(self, item_id: str, size: int) -> SimilarReply:
         """The open neighbours of an item, as many as asked for if there are so many.
 
-        Raises NotFound when the item is unknown or taken down, or when no channel knows a neighbour of it.
+        Raises NotFound when the item is unknown, taken down or not published yet, or no channel knows a neighbour.
         """
         _within("size", size, self.limits.most_items)
         view = self._catalog.view()
         number = view.number(item_id)
         if number < 0 or view.catalog.closed[number]:
-            raise NotFound(f"item {item_id!r} is unknown or taken down", "item_id")
+            raise NotFound(f"item {item_id!r} is unknown, taken down or not published yet", "item_id")
         numbers, scores = self.model.similar(number, size, view.catalog)
         pairs = zip(numbers.tolist(), scores.tolist(), strict=True)
         items = [SimilarItem(view.external(neighbour), score) for neighbour, score in pairs]
@@ -195,6 +206,7 @@ class Engine:
             catalog=view.catalog,
             seen=Generations.alive(user.seen, now),
             context=request.context,
+            profile=user.profile,
         )
 
     def _features(self, number: int, user: UserRow, moment: tuple[float, str, Mapping[str, Any]]) -> Features:
@@ -261,8 +273,18 @@ def _trace(page: Page, explain: bool) -> list[Step] | UnsetType:
     if not explain:
         return UNSET
     return [
-        Step(t.stage, t.step, t.kind, t.rows_in, t.rows_out, round(t.milliseconds, 3), t.status, t.error)
-        for t in page.trace
+        Step(
+            stage=step.stage,
+            step=step.step,
+            kind=step.kind,
+            rows_in=step.rows_in,
+            rows_out=step.rows_out,
+            milliseconds=round(step.milliseconds, 3),
+            status=step.status,
+            error=step.error,
+            relaxed=dict(step.relaxed),
+        )
+        for step in page.trace
     ]
 
 

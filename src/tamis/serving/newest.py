@@ -20,7 +20,7 @@ class NewestItems:
         self._bundle: Final = bundle_newest
         self._size: Final = size
         self._items = bundle_newest[: 2 * size]
-        self._age = -_published_at(self._items, (published, published[:0]))  # ascending
+        self._age = -published_at(self._items, (published, published[:0]))  # ascending
         self._complete_from = -float(self._age[-1]) if len(bundle_newest) > 2 * size else -np.inf
 
     def first(self) -> NDArray[np.int64]:
@@ -42,7 +42,7 @@ class NewestItems:
         self._insert(items[~closed[items]], times)
 
     def _insert(self, items: NDArray[np.int64], times: Times) -> None:
-        age = -_published_at(items, times)
+        age = -published_at(items, times)
         order = np.argsort(age, kind="stable")
         items, age = items[order], age[order]
         there = age <= -self._complete_from
@@ -53,7 +53,7 @@ class NewestItems:
             self._complete_from = -float(self._age[-1])
 
 
-def _published_at(items: NDArray[np.int64], times: Times) -> NDArray[np.float64]:
+def published_at(items: NDArray[np.int64], times: Times) -> NDArray[np.float64]:
     """[n] publish times; −inf where unknown."""
     published, fresh = np.empty(len(items)), items >= len(times[0])
     published[~fresh] = times[0][items[~fresh]]

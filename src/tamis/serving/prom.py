@@ -36,6 +36,9 @@ class Meters:
         self._failed: Final = Counter(
             "tamis_steps_not_ok", "Steps that were late, failed or skipped", ("step", "status"), registry=self._registry
         )
+        self._relaxed: Final = Counter(
+            "tamis_rules_relaxed", "Picks that had to break a rule", ("step", "rule"), registry=self._registry
+        )
         self._degraded: Final = Counter("tamis_pages_degraded", "Pages answered degraded", registry=self._registry)
         self._events: Final = Counter("tamis_events", "Events by outcome", ("outcome",), registry=self._registry)
         self._loads: Final = Counter("tamis_bundle_loads", "Bundles by outcome", ("outcome",), registry=self._registry)
@@ -59,6 +62,8 @@ class Meters:
             spent[step.stage] = spent.get(step.stage, 0.0) + step.milliseconds / 1000
             if step.status != "ok":
                 self._failed.labels(f"{step.stage}.{step.step}", step.status).inc()
+            for rule, count in step.relaxed.items():
+                self._relaxed.labels(f"{step.stage}.{step.step}", rule).inc(count)
         for stage, seconds in spent.items():
             self._stages.labels(stage).observe(seconds)
         if page.degraded:

@@ -8,6 +8,13 @@ REASONS: Final[Mapping[str, str]] = {
     "newest": "just published",
     "itemcf": "similar to what you liked",
     "two_tower": "matches your interests",
+    "youtube_dnn": "matches your interests",
+    "sequential": "goes on from what you did last",
+    "keyed": "new where you like to look",
+    "geo": "near you",
+    "similar_content": "like what you liked",
+    "friends": "your friends liked it",
+    "cached": "you have not seen it yet",
 }
 OTHERWISE: Final = "picked for you"
 

@@ -23,16 +23,21 @@ from tamis.state.checks import check_event, check_item, require
 from tamis.state.protocol import Event, ItemRow, State, UserRow
 from tamis.types import ACTIONS
 
-_FUTURE_SECONDS: Final = 86_400.0  # clocks of devices are wrong, but not by more than this
 _RECENT: Final = 20
 
 
 class Records:
-    """The part of the engine that does not rank."""
+    """The part of the engine that does not rank. tolerance_seconds: events dated further ahead are rejected."""
 
     def __init__(
-        self, model: Model, state: State, catalog: LiveCatalog, clock: Callable[[], float] = time.time
+        self,
+        model: Model,
+        state: State,
+        catalog: LiveCatalog,
+        tolerance_seconds: float,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._tolerance_seconds: Final = tolerance_seconds
         self._model: Final = model
         self._state: Final = state
         self._catalog: Final = catalog
@@ -73,8 +78,8 @@ class Records:
         )
         if problem := check_event(event):
             return RejectedEvent(index, problem, problem.partition(":")[0])
-        if event.time < 0 or event.time > now + _FUTURE_SECONDS:
-            wanted = "wanted seconds since the epoch, at most a day in the future"
+        if event.time < 0 or event.time > now + self._tolerance_seconds:
+            wanted = f"wanted seconds since the epoch, at most {self._tolerance_seconds:g} s in the future"
             return RejectedEvent(index, f"time: {event.time!r}, {wanted}", "time")
         if view.number(event.item_id) < 0 and self._state.item(event.item_id) is None:
             return RejectedEvent(index, f"item_id: unknown item {event.item_id!r}; put it first", "item_id")

@@ -100,6 +100,7 @@ class Step(msgspec.Struct, frozen=True):
     milliseconds: float
     status: str
     error: str
+    relaxed: dict[str, int]
 
 
 class ScoredItem(msgspec.Struct, frozen=True):

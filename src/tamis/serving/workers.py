@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 from granian.constants import Interfaces
+from granian.http import HTTP1Settings
 from granian.server.mp import MPServer
 
 from tamis.errors import ConfigError
@@ -31,6 +32,8 @@ from tamis.serving.service import Service
 LAUNCH: Final = "TAMIS_LAUNCH"
 FLEET: Final = "TAMIS_FLEET"
 _STOP_SECONDS: Final = 10
+_HEADER_MS: Final = 5000  # a connection whose request has no end of headers by then is dropped
+_CONNECTIONS: Final = 4096  # of one worker; callers beyond that wait, so idle ones must not use them up easily
 _ONE_THREAD: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -130,6 +133,8 @@ def _server(address: Address, target: str) -> MPServer:
         factory=True,
         workers=address.workers,
         websockets=False,
+        http1_settings=HTTP1Settings(header_read_timeout=_HEADER_MS),
+        backpressure=_CONNECTIONS,
         respawn_failed_workers=True,
         workers_kill_timeout=_STOP_SECONDS,
         log_access=False,

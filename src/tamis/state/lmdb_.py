@@ -10,6 +10,7 @@ Databases (numbers are 8 bytes; big endian as keys, so that they sort):
     numbers    the last sequence number and the last item version
     facts      name → text
     erased     BLAKE2b of the id of a user who was deleted → nothing
+    leftovers  user id → types.LEFTOVER rows, written with the next events instead of in transactions of their own
 
 A user's log entries form a chain from his row backwards: forgetting him walks it, and ingest pays no index for it.
 """
@@ -20,7 +21,11 @@ from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tamis.state.checks import check_id, item_key_bytes, require, user_key_bytes
 from tamis.state.commit import Transactions
@@ -29,13 +34,16 @@ from tamis.state.packing import pack_event, pack_item, unpack_event, unpack_item
 from tamis.state.protocol import Event, ItemRow, Past, UserRow
 from tamis.state.rows import last_sequence, pack_profile, pack_row, returned, user_row, with_profile
 from tamis.state.settings import StateConfig
+from tamis.types import LEFTOVER
 
-_NAMES: Final = ("log", "event_ids", "users", "items", "changes", "numbers", "facts", "erased")
+_NAMES: Final = ("log", "event_ids", "users", "items", "changes", "numbers", "facts", "erased", "leftovers")
 _NUMBER: Final = struct.Struct(">Q")
 _LARGEST: Final = 2**64 - 1
 _SEQUENCE: Final = b"sequence"
 _VERSION: Final = b"item_version"
 _SEED_ROWS: Final = 500  # rows per transaction while seeding
+_MOST_WAITING: Final = 4096  # users whose leftovers wait for the next events; those of more are lost, the oldest first
+_TOGETHER: Final = 16  # of them written with one call's events
 
 
 class Prepared(NamedTuple):
@@ -60,7 +68,9 @@ class Lmdb:
         handles = self._store.databases
         self._log, self._event_ids, self._users = handles["log"], handles["event_ids"], handles["users"]
         self._items, self._changes, self._numbers = handles["items"], handles["changes"], handles["numbers"]
-        self._facts, self._erased = handles["facts"], handles["erased"]
+        self._facts, self._erased, self._leftovers = handles["facts"], handles["erased"], handles["leftovers"]
+        self._waiting: dict[bytes, bytes] = {}  # user → leftovers that are not written yet, the oldest first
+        self._waiting_lock = Lock()
 
     def user(self, user_id: str) -> UserRow:
         """The user's row; `UserRow.unknown` when nothing is remembered."""
@@ -70,7 +80,18 @@ class Lmdb:
     def apply(self, events: Sequence[Event]) -> list[bool]:
         """[n] True: applied and on disk. Raises RequestError for the first bad event, and then none was applied."""
         prepared = [_prepare(event, f"events[{index}].") for index, event in enumerate(events)]
-        return self._store.write(lambda txn: self._apply(txn, prepared)) if prepared else []
+        if not prepared:
+            return []
+        waiting = self._some_waiting(_TOGETHER)
+
+        def work(txn: Any) -> list[bool]:
+            applied = self._apply(txn, prepared)
+            self._write_leftovers(txn, waiting)
+            return applied
+
+        applied = self._store.write(work)
+        self._written(waiting)
+        return applied
 
     def _apply(self, txn: Any, prepared: Sequence[Prepared]) -> list[bool]:
         sequence = self._number(txn, _SEQUENCE)
@@ -125,6 +146,8 @@ class Lmdb:
         An event of his that is sent again afterwards counts as a new one. False when he was unknown.
         """
         key = user_key_bytes(user_id)
+        with self._waiting_lock:
+            self._waiting.pop(key, None)
         return self._store.write(lambda txn: self._delete(txn, key))
 
     def _delete(self, txn: Any, key: bytes) -> bool:
@@ -137,7 +160,43 @@ class Lmdb:
             txn.delete(_digest(event.event_id.encode("utf-8")), db=self._event_ids)
             sequence = _NUMBER.unpack_from(value)[0]
         txn.put(_digest(key), b"", db=self._erased)
+        txn.delete(key, db=self._leftovers)
         return True
+
+    def leftovers(self, user_id: str) -> NDArray[Any]:
+        """What is left over of the user's requests; of another process, what it has written."""
+        key = user_key_bytes(user_id)
+        raw = self._waiting.get(key)
+        if raw is None:
+            raw = self._store.read(lambda txn: txn.get(key, db=self._leftovers))
+        return np.frombuffer(raw or b"", LEFTOVER)
+
+    def keep_leftovers(self, user_id: str, rows: NDArray[Any]) -> None:
+        """Replaces it with the next events that are applied; somebody unknown has nothing."""
+        key = user_key_bytes(user_id)
+        if self._store.read(lambda txn: txn.get(key, db=self._users)) is None:
+            return
+        with self._waiting_lock:
+            self._waiting.pop(key, None)  # behind all others
+            self._waiting[key] = rows.tobytes()
+            if len(self._waiting) > _MOST_WAITING:
+                del self._waiting[next(iter(self._waiting))]
+
+    def _some_waiting(self, most: int) -> list[tuple[bytes, bytes]]:
+        with self._waiting_lock:
+            return list(islice(self._waiting.items(), most))
+
+    def _write_leftovers(self, txn: Any, waiting: Sequence[tuple[bytes, bytes]]) -> None:
+        for key, raw in waiting:
+            if txn.get(key, db=self._users) is not None:  # nobody who was deleted meanwhile, by whatever process
+                txn.put(key, raw, db=self._leftovers)
+
+    def _written(self, waiting: Sequence[tuple[bytes, bytes]]) -> None:
+        """What is on disk waits no longer, unless newer leftovers took its place."""
+        with self._waiting_lock:
+            for key, raw in waiting:
+                if self._waiting.get(key) is raw:
+                    del self._waiting[key]
 
     def put_item(self, item: ItemRow) -> None:
         """Stores the item as its newest version. Raises RequestError naming the field that is wrong."""
@@ -230,7 +289,10 @@ class Lmdb:
         self._store.write(lambda txn: txn.put(key, text, db=self._facts))
 
     def close(self) -> None:
-        """Waits for what is under way and closes the environment; closing twice does nothing."""
+        """Writes what waits, waits for what is under way and closes the environment; closing twice does nothing."""
+        if waiting := self._some_waiting(_MOST_WAITING):
+            self._store.write(lambda txn: self._write_leftovers(txn, waiting))
+            self._written(waiting)
         self._store.close()
 
     def _number(self, txn: Any, name: bytes) -> int:

@@ -3,7 +3,10 @@
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tamis.state.checks import check_id, item_key_bytes, require, user_key_bytes
 from tamis.state.fold import Rules, fold, fold_past
@@ -11,6 +14,9 @@ from tamis.state.packing import pack_event, pack_item, unpack_item
 from tamis.state.protocol import Event, ItemRow, Past, UserRow
 from tamis.state.rows import pack_profile, pack_row, returned, user_row, with_profile
 from tamis.state.settings import StateConfig
+from tamis.types import LEFTOVER
+
+_NOTHING: Final = np.empty(0, LEFTOVER)
 
 
 class Memory:
@@ -28,6 +34,7 @@ class Memory:
         self._version = 0
         self._facts: dict[str, str] = {}
         self._erased: set[bytes] = set()
+        self._leftovers: dict[bytes, NDArray[Any]] = {}
 
     def user(self, user_id: str) -> UserRow:
         """The user's row; `UserRow.unknown` when nothing is remembered."""
@@ -81,7 +88,19 @@ class Memory:
             self._event_ids.difference_update(event.event_id for _, event in self._log if event.user_id == user_id)
             self._log = [entry for entry in self._log if entry[1].user_id != user_id]
             self._erased.add(key)
+            self._leftovers.pop(key, None)
         return True
+
+    def leftovers(self, user_id: str) -> NDArray[Any]:
+        """What is left over of the user's requests."""
+        return self._leftovers.get(user_key_bytes(user_id), _NOTHING)
+
+    def keep_leftovers(self, user_id: str, rows: NDArray[Any]) -> None:
+        """Replaces it; somebody unknown has nothing."""
+        key = user_key_bytes(user_id)
+        with self._lock:
+            if key in self._rows:
+                self._leftovers[key] = rows
 
     def put_item(self, item: ItemRow) -> None:
         """Stores the item as its newest version. Raises RequestError naming the field that is wrong."""

@@ -119,12 +119,24 @@ class State(Protocol):
         ...
 
     def delete_user(self, user_id: str) -> bool:
-        """Forgets the user everywhere: row, log entries, event ids. False when he was unknown.
+        """Forgets the user everywhere: row, log entries, event ids, leftovers. False when he was unknown.
 
         What stays is that he was deleted: his row is FORGOTTEN should he come back.
 
         Sequence numbers are never given out again, so a reader of the log misses nothing. An event of his that is sent
         again afterwards is a new one.
+        """
+        ...
+
+    def leftovers(self, user_id: str) -> NDArray[Any]:
+        """[n] of types.LEFTOVER: what `keep_leftovers` kept last, empty for nothing."""
+        ...
+
+    def keep_leftovers(self, user_id: str, rows: NDArray[Any]) -> None:
+        """Replaces what is left over of the user's requests; somebody unknown has nothing.
+
+        It costs no transaction of its own: a backend may write it with the next events, and other processes see it
+        then. What was not written when a process dies is lost, and nothing else.
         """
         ...
 

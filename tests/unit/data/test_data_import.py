@@ -204,6 +204,14 @@ def test_rejected_rows_are_kept_with_place_reason_and_content(tmp_path: Path) ->
     assert '"item_id":"b"' in kept["json"][0]
 
 
+def test_a_damaged_file_of_rejected_rows_is_put_aside_and_stops_no_import(tmp_path: Path) -> None:
+    (tmp_path / "rejected.parquet").write_bytes(b"half a file")
+    frame = events(("u", "a", "click", START), ("", "b", "click", START))
+    assert import_tables(RawTables.of(events=frame), tmp_path, 0.5).added["events"] == 1
+    assert pl.read_parquet(tmp_path / "rejected.parquet").height == 1
+    assert (tmp_path / "rejected.damaged").read_bytes() == b"half a file"
+
+
 def test_too_many_bad_rows_import_nothing_but_can_be_looked_at(tmp_path: Path) -> None:
     good = [("u", "a", "click", START + second) for second in range(8)]
     frame = events(*good, ("", "b", "click", START), ("u", "b", "hop", START))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tamis.config import convert
 from tamis.data.dataset import Events, Requests
 from tamis.data.negatives import there_since
-from tamis.data.samples import Log, SampleConfig, Samples, Timeline, build_samples
+from tamis.data.samples import Log, Reach, SampleConfig, Samples, Timeline, build_samples
 from tamis.errors import ConfigError
 from tamis.types import Action
 
@@ -352,3 +352,21 @@ def test_requests_since_a_moment_keep_their_rows_and_everything_that_rows_have()
     for name in ("item", "position", "log_odds"):
         assert getattr(late, name).tolist() == getattr(whole, name)[row:].tolist()
     assert late.labels["click"].tolist() == whole.labels["click"][row:].tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from([1, 2, 11]), st.integers(0, 9)), max_size=30),
+    st.integers(1, 6),
+)
+def test_a_history_is_what_a_timeline_of_limited_length_still_holds(rows: list[Any], limit: int) -> None:
+    """Ratings (11) take places of the live timeline, but are no entries of a history; likes (2) are in neither."""
+    logged = events(*((user, at, action, 1.0, float(time), -1, -1) for at, (user, action, time) in enumerate(rows)))
+    reach = Reach.of(logged, 3, [1, 11], [1], limit)
+    timeline = Timeline.of(logged, 3, [1])
+    users, times = np.repeat(np.arange(4) - 1, 11), np.tile(np.arange(11.0), 4)
+    start, end = reach.start(users, times), timeline.before(users, times)
+    for user, time, first, last in zip(users.tolist(), times.tolist(), start.tolist(), end.tolist(), strict=True):
+        mine = (logged.user == user) & (logged.time < time) & np.isin(logged.action, [1, 11])
+        kept = np.flatnonzero(mine)[-limit:]
+        assert timeline.item[first:last].tolist() == logged.item[kept[logged.action[kept] == 1]].tolist()

@@ -68,7 +68,7 @@ def test_events_of_one_moment_are_never_torn_apart(tmp_path: Path) -> None:
     times = [START] * 50 + [START + 1] * 50
     split = by_time(dataset(tmp_path, times), SplitConfig(test_share=0.3, valid_share=0.5))
     assert split.test_since == START + 1
-    assert split.valid_since == START
+    assert START < split.valid_since <= split.train_until  # and nothing to validate on
 
 
 def test_events_of_a_single_day_are_cut_by_share(tmp_path: Path) -> None:
@@ -90,6 +90,11 @@ def test_without_events_or_without_events_on_both_sides_there_is_no_split(tmp_pa
         by_time(data, SplitConfig(test_since=START - 1))
     with pytest.raises(DataError, match="no events from"):
         by_time(data, SplitConfig(test_since=START + 3 * DAY))
+
+
+def test_training_rows_of_one_moment_are_learnt_from_and_not_all_validated_on(tmp_path: Path) -> None:
+    split = by_time(dataset(tmp_path, [START] * 5 + [START + DAY] * 5))
+    assert START < split.valid_since <= split.train_until == START + DAY
 
 
 def test_no_validation_share_means_no_validation(tmp_path: Path) -> None:

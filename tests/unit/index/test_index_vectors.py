@@ -112,6 +112,16 @@ def test_fresh_vectors_are_found_beside_the_index_and_the_old_object_stays(kind:
     np.testing.assert_array_equal(new.take(np.array([3001, 5, 3005])), both[[3001, 5, 3005]])
 
 
+def test_the_same_fresh_vectors_are_checked_and_joined_once() -> None:
+    index = Vectors.build(np.eye(4, dtype=np.float32), VectorsConfig())
+    fresh, others = np.ones((2, 4), np.float32), np.ones((2, 4), np.float32)
+    grown = index.with_fresh(fresh)
+    assert index.with_fresh(fresh) is grown
+    assert index.with_fresh(others) is not grown
+    assert index.with_fresh(others[:0]).fresh.shape == (0, 4)
+    assert len(grown.with_fresh(fresh)) == 8  # what was kept is of one index, not of those made from it
+
+
 def test_a_fresh_copy_of_an_old_vector_comes_after_it() -> None:
     vectors = np.eye(3, dtype=np.float32)
     index = Vectors.build(vectors, VectorsConfig()).with_fresh(vectors[1:2])

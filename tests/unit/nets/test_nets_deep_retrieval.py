@@ -35,7 +35,7 @@ def test_the_exported_net_says_what_the_trained_one_does(depth: int) -> None:
 
 def test_the_path_loss_falls_while_the_paths_stand_still(toy: Toy) -> None:
     inputs = toy.inputs
-    plan = DeepRetrievalConfig(user_layers=(16,), width=8, extra_negatives=16).plan(240)
+    plan = DeepRetrievalConfig(user_layers=(16,), width=8, extra_negatives=16, learning_rate=1e-2).plan(240)
     towers = Towers(inputs.layout, plan.contrast.towers, numbers_of(inputs), 1)
     net = DeepNet(towers, Paths(plan.shape, 32, torch.Generator().manual_seed(1)))
     drawer = Drawer(inputs.train, acted_rows(inputs.train, ["click"]), inputs.since, (16, 0.75), 1)

@@ -231,7 +231,7 @@ def test_unshown_rows_are_drawn_evenly_among_what_was_published_by_then() -> Non
     samples = samples_of([(0, [1], [1]), (1, [1], [1])], 2)  # at the times 1 and 2
     since = np.array([0.5, -np.inf, 1.0, 1.5, np.inf])
     made = with_unshown(samples, since, 3000, seed=1)
-    for request, there in ((0, [0, 1, 2]), (1, [0, 1, 2, 3])):
+    for request, there in ((0, [0, 2]), (1, [0, 2, 3])):  # 1 was shown
         rows = slice(int(made.first[request]) + 1, int(made.first[request + 1]))
         counts = np.bincount(made.item[rows], minlength=5)
         assert np.flatnonzero(counts).tolist() == there
@@ -240,6 +240,25 @@ def test_unshown_rows_are_drawn_evenly_among_what_was_published_by_then() -> Non
     assert set(none_at_first.item.tolist()) == {0, 1}  # 1 was shown, 0 is the only one there by the last request
     nothing_ever = with_unshown(samples, np.full(5, 9.0), 4, seed=1)
     assert (nothing_ever.item < 5).all()
+
+
+def test_what_a_request_showed_is_never_drawn_for_it_and_none_is_left_when_it_showed_all() -> None:
+    shown = [[0, 1, 2], [0, 1, 2, 3, 4, 5], [3]]
+    samples = samples_of([(0, items, items[:1]) for items in shown], 2)
+    made = with_unshown(samples, np.zeros(6), 20, seed=1)
+    assert np.diff(made.first).tolist() == [23, 6, 21]
+    for request, items in enumerate(shown):
+        rows = slice(int(made.first[request]), int(made.first[request + 1]))
+        assert made.item[rows][: len(items)].tolist() == items
+        assert not set(made.item[rows][len(items) :].tolist()) & set(items)
+        assert made.labels["shown"][rows].tolist() == [1] * len(items) + [0] * (rows.stop - rows.start - len(items))
+
+
+def test_corrections_for_popular_negatives_stay_with_their_rows() -> None:
+    samples = replace(samples_of([(0, [1, 2], [1]), (1, [4], [4])], 2), log_odds=np.array([0.5, -1.0, 2.0], np.float32))
+    made = with_unshown(samples, np.zeros(50), 2, seed=1)
+    assert made.log_odds is not None
+    assert made.log_odds.tolist() == [0.5, -1.0, 0, 0, 2.0, 0, 0]
 
 
 def test_samples_without_requests_stay_empty() -> None:

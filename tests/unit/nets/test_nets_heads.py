@@ -83,6 +83,13 @@ def test_watch_time_becomes_a_soft_label(seconds: float, target: float) -> None:
         assert math.exp(math.log(soft / (1 - soft))) == pytest.approx(seconds)
 
 
+def test_a_time_beyond_the_limit_weighs_no_more_than_the_limit() -> None:
+    plan = HeadPlan(("play",), frozenset(), {}, "weighted", 60.0)
+    targets = plan.targets({"play": torch.tensor([-1.0, 30.0, 60.0, 86_400.0], dtype=torch.float64)})
+    assert targets.weights.tolist() == [[1.0, 31.0, 61.0, 61.0]]
+    assert float(targets.labels[0, 3]) == float(targets.labels[0, 2]) == pytest.approx(60 / 61)
+
+
 def test_both_readings_of_the_time_loss() -> None:
     for kind, value, slope in (("ratio", 0.693147, -0.4), ("weighted", 6.931472, -4.0)):
         z = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,3 +246,18 @@ def test_a_training_that_diverges_says_so(toy: Toy) -> None:
     wild = replace(PLAN, epochs=2, learning_rate=1e30, embedding_learning_rate=1e30)
     with pytest.raises(ConfigError, match=r"multitask: after \d+ of \d+ rows the loss is nan"):
         fit_multitask(SHAPE, wild, HEADS, toy.inputs, 1)
+
+
+def test_what_calibrators_learn_from_is_computed_with_the_threads_of_the_plan(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+
+    def watched(*given: Any) -> Any:
+        used.append(torch.get_num_threads())
+        return predict(*given)
+
+    monkeypatch.setattr("tamis.nets.multitask.predict", watched)
+    threads = torch.get_num_threads() + 1  # another number than whatever this machine starts with
+    fit_multitask(SHAPE, replace(PLAN, epochs=1, threads=threads), HEADS, toy.inputs, 1)
+    assert set(used) == {threads}

@@ -14,7 +14,8 @@ from tamis.types import Catalog
 
 CONFIG = DeepRetrievalConfig(
     limit=40,
-    beam=12,
+    beam=4,
+    alpha=1e-3,
     width=12,
     epochs=6,
     patience=0,
@@ -52,7 +53,7 @@ def test_a_user_without_an_id_is_served_by_his_history(toy: Toy, part: DeepRetri
 
 
 def test_it_finds_nearly_what_a_search_of_everything_finds_and_looks_at_a_part(toy: Toy, part: DeepRetrieval) -> None:
-    unlimited = replace(part, config=convert({"kind": "deep_retrieval", "limit": 0, "beam": 12}, DeepRetrievalConfig))
+    unlimited = replace(part, config=DeepRetrievalConfig(limit=0, beam=CONFIG.beam))
     same, looked_at = [], []
     for user in range(0, 120, 5):
         query = toy.query(user, toy.likes(toy.user_cluster[user])[:4].tolist())

@@ -11,8 +11,10 @@ from scipy.sparse import csr_matrix
 
 from tamis.recall import cosine
 from tamis.recall.cosine import nearest_columns
+from tamis.recall.item_table import ItemTable
 from tamis.recall.itemcf import ItemCF, ItemCFConfig, similar_items
 from tamis.recall.neighbours import Neighbours, liked
+from tamis.recall.top import scratch, top
 from tamis.types import Action, Catalog, Features, History, Query
 
 CLICK, LIKE, COLLECT, SHARE = Action.CLICK, Action.LIKE, Action.COLLECT, Action.SHARE
@@ -70,7 +72,7 @@ def table(rows: dict[int, list[tuple[int, float]]], items: int = 50, k: int = 2)
     for item, neighbours in rows.items():
         for place, (other, weight) in enumerate(neighbours):
             ids[item, place], weights[item, place] = other, weight
-    return ItemCF(ItemCFConfig(limit=100, neighbours=k), Neighbours(ids, weights), INTEREST)
+    return ItemCF(ItemCFConfig(limit=100, neighbours=k), ItemTable(Neighbours(ids, weights), INTEREST))
 
 
 def test_a_candidate_reached_from_several_items_gets_the_sum() -> None:
@@ -146,14 +148,14 @@ def test_the_table_is_sorted_and_the_channel_returns_at_most_its_limit_of_new_it
     ids, weights = similar_items(x, 10)
     assert ids.shape == (60, 10)
     assert (np.diff(weights, axis=1) <= 0).all()
-    part = ItemCF(ItemCFConfig(limit=7, neighbours=10), Neighbours(ids, weights), INTEREST)
+    part = ItemCF(ItemCFConfig(limit=7, neighbours=10), ItemTable(Neighbours(ids, weights), INTEREST))
     history = acted(dict.fromkeys(range(20), 1))
     found = part.recall(query(history, 60))
     assert len(found) == 7
     assert len(np.unique(found.ids)) == 7
     assert not set(found.ids) & set(history.items)
     assert (np.diff(found.column("score")) <= 0).all()
-    unlimited = ItemCF(ItemCFConfig(limit=0, neighbours=10), Neighbours(ids, weights), INTEREST).recall(
+    unlimited = ItemCF(ItemCFConfig(limit=0, neighbours=10), ItemTable(Neighbours(ids, weights), INTEREST)).recall(
         query(history, 60)
     )
     assert len(unlimited) <= 20 * 10
@@ -165,7 +167,9 @@ def test_with_all_neighbours_kept_the_channel_equals_brute_force() -> None:
     x = random_interest(7, 60, 30, 0.2, (1, 2, 3))
     ids, weights = similar_items(x, 30)
     interest = {3: 2, 8: 1, 21: 4}
-    found = ItemCF(ItemCFConfig(limit=0), Neighbours(ids, weights), INTEREST).recall(query(acted(interest), 30))
+    found = ItemCF(ItemCFConfig(limit=0), ItemTable(Neighbours(ids, weights), INTEREST)).recall(
+        query(acted(interest), 30)
+    )
     dense = x.toarray().astype(np.float64)
     norm = np.sqrt((dense**2).sum(axis=0))
     near = dense.T @ dense / np.outer(norm, norm)
@@ -206,14 +210,55 @@ def test_rows_of_few_additions_give_what_whole_rows_give() -> None:
     assert_same_table(nearest_columns(x, 5), brute(x, 5))
 
 
-@pytest.mark.parametrize("values", [(1.0,), (0.3, 0.7, 1.1)])
-def test_threads_and_blocks_do_not_change_a_byte(values: tuple[float, ...]) -> None:
-    x = random_interest(13, 200, 150, 0.2, values)
+@pytest.mark.parametrize("values", [(1.0,), (1.0, 2.0), (0.3, 0.7, 1.1)])
+def test_threads_blocks_and_shards_do_not_change_a_byte(
+    values: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = random_interest(13, 200, 150, 0.5, values)
     ids, weights = nearest_columns(x, 12, threads=1)
-    for threads, block_items in ((2, 7), (4, 64), (3, 1000)):
-        other = nearest_columns(x, 12, threads=threads, block_items=block_items)
+    for threads, block in ((2, 7), (4, 64), (3, 1000)):
+        monkeypatch.setattr(cosine, "_BLOCK", block)
+        other = nearest_columns(x, 12, threads=threads)
         assert other[0].tobytes() == ids.tobytes()
         assert other[1].tobytes() == weights.tobytes()
+    shards = [similar_items(x, 12, rows=range(begin, begin + 37)) for begin in range(0, 150, 37)]
+    assert np.concatenate([shard[0] for shard in shards]).tobytes() == ids.tobytes()
+    assert np.concatenate([shard[1] for shard in shards]).tobytes() == weights.tobytes()
+    assert similar_items(x, 12, rows=range(150, 160))[0].shape == (0, 12)
+
+
+@pytest.mark.parametrize("values", [(1.0,), (1.0, 2.0, 3.0)])
+def test_users_may_weigh_and_norms_may_be_given(values: tuple[float, ...]) -> None:
+    """near(a, b) = Σ_u weight(u) · x(u, a) · x(u, b) / (norm(a) · norm(b))."""
+    x = random_interest(14, 120, 90, 0.5, values)
+    generator = np.random.default_rng(1)
+    weight, norm = generator.uniform(0.1, 2, 120), generator.uniform(1, 5, 90)
+    ids, weights = nearest_columns(x, 90, user_weights=weight, norms=norm)
+    dense = x.toarray().astype(np.float64)
+    wanted = (dense.T * weight) @ dense / np.outer(norm, norm)
+    np.fill_diagonal(wanted, 0)
+    got = np.zeros_like(wanted)
+    rows, places = np.nonzero(ids >= 0)
+    got[rows, ids[rows, places]] = weights[rows, places]
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    scaled = csr_matrix(x.multiply(np.sqrt(weight)[:, None]))
+    np.testing.assert_allclose(nearest_columns(x, 9, user_weights=weight)[1], brute(scaled, 9)[1], atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 900), st.integers(1, 60), st.booleans())
+def test_the_best_of_a_row_are_those_that_sorting_finds(seed: int, size: int, k: int, ties: bool) -> None:
+    generator = np.random.default_rng(seed)
+    scores = generator.random(size).astype(np.float32)
+    scores = np.round(scores * 3) if ties else scores  # zeros too, which are never given
+    names = generator.permutation(size).astype(np.int32)
+    ids, weights = np.full(k, -1, np.int32), np.zeros(k, np.float32)
+    top(scores, names, scratch(size, k), ids, weights.view(np.uint32))
+    order = np.lexsort((names, -scores))[:k]
+    order = order[scores[order] > 0]
+    assert ids[: len(order)].tolist() == names[order].tolist()
+    assert weights[: len(order)].tolist() == scores[order].tolist()
+    assert (ids[len(order) :] == -1).all()
 
 
 def test_equal_weights_are_ordered_by_the_lower_id() -> None:
@@ -278,7 +323,7 @@ def test_interest_counts_each_kind_of_the_interest_actions_once() -> None:
 
 def test_only_the_newest_items_of_the_history_are_looked_up() -> None:
     part = table({0: [(10, 0.5)], 1: [(11, 0.5)], 2: [(12, 0.5)]})
-    short = ItemCF(ItemCFConfig(history=2, neighbours=2), part.table, INTEREST)
+    short = ItemCF(ItemCFConfig(history=2, neighbours=2), part.items)
     assert short.recall(query(acted({2: 1, 0: 1, 1: 1}))).ids.tolist() == [10, 12]
 
 
@@ -309,10 +354,10 @@ def test_fit_reads_the_interest_of_the_inputs_and_survives_the_disk(tmp_path: An
     assert told[-1] == ("itemcf", 20, 20)
     part.save(tmp_path)
     again = ItemCF.load(config, tmp_path)
-    np.testing.assert_array_equal(again.table.ids, similar_items(x, 4)[0])
+    np.testing.assert_array_equal(again.items.table.ids, similar_items(x, 4)[0])
     history = acted({1: 2, 2: 1})
     np.testing.assert_array_equal(again.recall(query(history, 20)).ids, part.recall(query(history, 20)).ids)
-    assert again.actions.tolist() == [CLICK, Action.LONG_VIEW]  # what was counted in training counts online
+    assert again.items.actions.tolist() == [CLICK, Action.LONG_VIEW]  # what was counted in training counts online
 
 
 def test_an_action_that_is_no_interest_in_training_is_none_online() -> None:
@@ -320,3 +365,12 @@ def test_an_action_that_is_no_interest_in_training_is_none_online() -> None:
     part = table({0: [(10, 0.5)], 1: [(11, 0.4)]})
     history = History(np.array([0, 1]), np.array([Action.PLAY, CLICK], np.uint8), np.zeros(2))
     assert part.recall(query(history)).ids.tolist() == [11]
+
+
+@pytest.mark.parametrize("value", [1e200, 1e-200])
+def test_interest_whose_squares_leave_the_range_of_floats_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"interactions has values .* wanted 1e-140 to 1e\+140"):
+        similar_items(csr_matrix(np.array([[1.0, value], [value, 1.0]])), 1)
+    ids, weights = similar_items(csr_matrix(np.full((3, 2), 1e139)), 1)
+    assert ids.tolist() == [[1], [0]]
+    assert weights.ravel().tolist() == pytest.approx([1, 1])

@@ -47,8 +47,8 @@ class Shelf:
     def pick(self, size: int, rules: dict[str, Rule], **other: Any) -> tuple[str, dict[str, int]]:
         part = Scatter(ScatterConfig(rules=rules, **other))
         items = Candidates.of(np.arange(len(self.names)), score=self.reward)
-        picks = part.pick(query(self.columns, size), items)
-        return " ".join(self.names[i] for i in picks), dict(part.relaxed)
+        picks, relaxed = part.pick_ruled(query(self.columns, size), items)
+        return " ".join(self.names[i] for i in picks), dict(relaxed)
 
 
 RUN: dict[str, Rule] = {"run": RunConfig(column="type", at_most=5)}
@@ -121,8 +121,8 @@ def test_5_no_rule_is_ever_broken_when_there_is_enough_of_each_kind(seed: int, d
     }
     items = Candidates.of(generator.permutation(n), score=np.sort(generator.random(n))[::-1].copy())
     part: Any = Mmr(MmrConfig(trade_off=0.4, rules=COURSE)) if diverse else Scatter(ScatterConfig(rules=COURSE))
-    picks = part.pick(query(columns, size), items)
-    assert not part.relaxed
+    picks, relaxed = part.pick_ruled(query(columns, size), items)
+    assert not relaxed
     page = items.ids[picks]
     kinds, promo, shop = (columns[name][page] for name in ("type", "promo", "shop"))
     for at in range(size):
@@ -242,8 +242,9 @@ def test_numbers_with_a_fraction_are_of_one_kind_only_where_they_are_equal() -> 
     assert part.pick(query(minutes, 7), items).tolist() == [0, 1, 2, 3, 4, 5, 6]  # what is missing has no kind
     assert part.pick(query(minutes, 7), items.take(np.array([1, 4, 5]))).tolist() == [0, 2, 1]
     slot = Scatter(ScatterConfig(rules={"slot": SlotConfig(column="minutes", value=1, position=1)}))
-    assert slot.pick(query(minutes, 1), items).tolist() == [0]
-    assert slot.relaxed == {"slot": 1}  # no row is of kind 1
+    picks, relaxed = slot.pick_ruled(query(minutes, 1), items)
+    assert picks.tolist() == [0]
+    assert relaxed == {"slot": 1}  # no row is of kind 1
 
 
 def test_likeness_is_of_columns_with_one_number_per_row() -> None:

@@ -153,7 +153,42 @@ def test_the_newest_are_bounded_and_refilled_when_some_leave(state: Memory, monk
     assert live.view().catalog.newest.tolist() == list(range(4, 14))
 
 
-CHANGE = st.tuples(st.integers(0, 12), st.floats(0, 1e5), st.booleans())
+def test_scheduled_items_do_not_crowd_out_the_newest(state: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_live, "NEWEST", 2)
+    now = [NOW - 9000.0]  # the bundle's i0 to i7 are still ahead, too
+    live = LiveCatalog(FakeModel(), state, lambda: now[0])
+    assert live.view().catalog.newest.tolist() == [8, 9]
+    for number in range(50):
+        put(state, f"later{number}", age=-float(number))
+    assert live.view().catalog.newest.tolist() == [8, 9]
+    now[0] += 1000.0
+    assert live.view().catalog.newest.tolist() == [7, 8]
+    now[0] = NOW + 20
+    view = live.view()
+    assert [view.external(number) for number in view.catalog.newest.tolist()] == ["later20", "later19"]
+
+
+def test_scheduled_items_are_still_ahead_after_dead_rows_were_copied_away(
+    state: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_live, "_COMPACT_FROM", 3)
+    now = [NOW]
+    live = LiveCatalog(FakeModel(), state, lambda: now[0])
+    for again in range(6):
+        put(state, "often", age=5.0 - again)
+        put(state, "later", age=-60.0)
+        live.view()
+    view = live.view()
+    assert len(view.catalog) < ITEMS + 6 * 2
+    assert view.catalog.closed[view.number("later")]
+    assert not view.catalog.closed[view.number("often")]
+    now[0] += 60.0
+    view = live.view()
+    assert not view.catalog.closed[view.number("later")]
+    assert view.external(int(view.catalog.newest[0])) == "later"
+
+
+CHANGE = st.tuples(st.integers(0, 12), st.floats(-1e4, 1e5), st.booleans())
 
 
 @settings(max_examples=60, deadline=None)
@@ -178,16 +213,20 @@ def test_looking_often_or_once_gives_the_same_items(changes: list[tuple[int, flo
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(CHANGE, min_size=1, max_size=4), max_size=15))
 def test_the_newest_kept_item_by_item_are_those_of_a_full_sort(rounds: list[list[tuple[int, float, bool]]]) -> None:
-    """With two of a size and few items the reserve runs dry again and again."""
+    """With two of a size and few items the reserve runs dry again and again, and some come out as time goes by."""
     before, catalog_live.NEWEST = catalog_live.NEWEST, 2
     try:
         state = Memory()
-        live = LiveCatalog(FakeModel(items=9), state)
+        now = [NOW - 5000.0]
+        live = LiveCatalog(FakeModel(items=9), state, lambda: now[0])
         for changes in rounds:
+            now[0] += 1000.0
             for number, age, closed in changes:
                 put(state, f"i{number}", age, closed)
             catalog = live.view().catalog
             open_items = np.flatnonzero(~catalog.closed)
+            every = catalog.column("publish_time", np.arange(len(catalog)))
+            assert (every[open_items] <= now[0]).all()
             times = catalog.column("publish_time", open_items)
             got = catalog.column("publish_time", catalog.newest)
             assert got.tolist() == np.sort(times)[::-1][:2].tolist()

@@ -4,11 +4,12 @@ from serving_fakes import ITEMS, NOW, Broken, FakeModel, engine, funnel
 
 from tamis.errors import NotFound, RequestError
 from tamis.funnel import Funnel, Stage
+from tamis.recall.cached import Cached, CachedConfig
 from tamis.serving.engine import Engine
 from tamis.serving.records import new_id
 from tamis.serving.wire import EventRequest, ItemRequest, RankRequest, RecommendRequest, RejectedEvent
 from tamis.state.memory import Memory
-from tamis.types import Page, Query
+from tamis.types import Page, Query, item_key
 
 
 def click(item: str, user: str = "u1", action: str = "click", **more: object) -> EventRequest:
@@ -128,7 +129,9 @@ def test_the_history_is_newest_first_and_the_seed_changes_with_the_request() -> 
     assert seen[0].seed != seen[1].seed
 
 
-@pytest.mark.parametrize("context", [{"lat": "north"}, {"lat": 91}, {"lon": True}, {"city": 3}, {"device": 1.5}])
+@pytest.mark.parametrize(
+    "context", [{"lat": "north"}, {"lat": 91}, {"lat": float("nan")}, {"lon": True}, {"city": 3}, {"device": 1.5}]
+)
 def test_the_well_known_names_of_the_context_are_checked(context: dict[str, object]) -> None:
     with pytest.raises(RequestError) as refused:
         shown(engine(), context=context)
@@ -195,7 +198,7 @@ def test_events_are_accepted_deduplicated_or_rejected_one_by_one() -> None:
             click("unknown"),
             click("i1", action="stare"),
             click("i1", time=1e12),
-            click("i1", time=NOW + 2 * 86_400),
+            click("i1", time=NOW + 301),
             click("i1", time=-5.0),
             RejectedEvent(7, "not JSON"),
             click("i2"),
@@ -300,3 +303,64 @@ def test_ids_sort_by_time_and_never_repeat() -> None:
     assert ids == sorted(ids)
     assert len({new_id(NOW) for _ in range(1000)}) == 1000
     assert {len(made) for made in ids} == {32}
+
+
+def test_a_scheduled_item_comes_out_at_its_time_and_not_before() -> None:
+    now = [NOW]
+    made = Engine(FakeModel(), Memory(), clock=lambda: now[0])
+    made.put_item("later", ItemRequest(publish_time=NOW + 60.0))
+    made.put_item("i3", ItemRequest(publish_time=NOW + 90.0))
+    assert "later" not in shown(made, size=50)
+    assert "i3" not in shown(made, size=50)
+    assert made.rank(RankRequest(user_id="u1", item_ids=["later", "i1"])).missing == ["later"]
+    with pytest.raises(NotFound, match="not published yet"):
+        made.similar("later", 3)
+    assert made.item("later").publish_time == NOW + 60.0
+    now[0] += 60.0
+    assert shown(made, size=1) == ["later"]
+    now[0] += 30.0
+    assert shown(made, size=2) == ["i3", "later"]
+
+
+# ---- what is left over ---------------------------------------------------------------------------------------------
+
+
+def with_cached(state: Memory) -> Engine:
+    """A funnel whose only other channel gives the newest items; it ranks 50 of them."""
+    return engine(FakeModel(funnel=funnel({"cached": Cached(CachedConfig(top=8, capacity=10))})), state)
+
+
+def waits(state: Memory) -> list[int]:
+    ids = {item_key(f"i{number}"): number for number in range(ITEMS)}
+    return [ids[key] for key in state.leftovers("u1")["key"].tolist()]
+
+
+def test_what_was_ranked_high_and_not_shown_waits_until_it_is_shown() -> None:
+    state = Memory()
+    made = with_cached(state)
+    made.observe([click("i30")])
+    page = shown(made, size=5)
+    assert page == ["i31", "i32", "i33", "i0", "i1"]
+    assert waits(state) == [2, 3, 4]
+    made.observe([click("i3", action="impression")])
+    made.delete_item("i4")
+    queries: list[Query] = []
+
+    class Spy:
+        def emit(self, query: Query, page: Page) -> None:
+            queries.append(query)
+
+    reply = made.recommend(RecommendRequest(user_id="u1", size=5, explain=True), Spy())
+    assert queries[0].cached.tolist() == [2]
+    assert sum("cached" in item.found_by for item in reply.items) == 0  # it waits on, behind the first five
+    assert waits(state)[0] == 2
+
+
+def test_a_funnel_without_the_channel_keeps_nothing() -> None:
+    state = Memory()
+    made = engine(state=state)
+    made.observe([click("i30")])
+    shown(made, size=5)
+    assert len(state.leftovers("u1")) == 0
+    shown(with_cached(state), size=5, user="nobody")
+    assert len(state.leftovers("nobody")) == 0

@@ -10,6 +10,7 @@ from tamis.artifact import open_bundle
 from tamis.assemble import Model, load_model
 from tamis.errors import NotFound
 from tamis.funnel import Funnel, Stage
+from tamis.recall.item_table import ItemTable
 from tamis.recall.itemcf import ItemCF, ItemCFConfig
 from tamis.recall.neighbours import Neighbours
 from tamis.serving.engine import Engine
@@ -22,7 +23,7 @@ def model_of(ids: list[list[int]]) -> Any:
     """A model of nothing but a table of neighbours."""
     table = np.array(ids, np.int32)
     weights = np.linspace(1, 0.1, table.size, dtype=np.float32).reshape(table.shape)
-    part = ItemCF(ItemCFConfig(), Neighbours(table, weights), np.empty(0, np.uint8))
+    part = ItemCF(ItemCFConfig(), ItemTable(Neighbours(table, weights), np.empty(0, np.uint8)))
     return SimpleNamespace(funnel=Funnel([Stage("recall", {"itemcf": part}, 10)]))
 
 

@@ -21,7 +21,7 @@ from tamis.state.lmdb_ import Lmdb
 from tamis.state.memory import Memory
 from tamis.state.protocol import FORGOTTEN, Event, ItemRow, Past, State, UserRow
 from tamis.state.settings import StateConfig
-from tamis.types import ACTION_CODE, ACTIONS, TIMELINE, Action, item_key, item_keys
+from tamis.types import ACTION_CODE, ACTIONS, LEFTOVER, TIMELINE, Action, item_key, item_keys
 
 CONFIG = StateConfig(
     timeline_limit=5, seen_capacity=10, seen_generations=3, map_size_gib=0.01, durable=False, max_readers=64
@@ -509,3 +509,53 @@ def test_concurrent_threads_lose_nothing_and_apply_nothing_twice(state: State) -
     assert len(logged) == len(set(logged)) == threads * each + each
     assert state.user("shared").counts.sum() == each
     assert sum(state.user(f"u{number}").counts.sum() for number in range(users)) == threads * each
+
+
+def left(*keys: int) -> NDArray[Any]:
+    rows = np.zeros(len(keys), LEFTOVER)
+    rows["key"], rows["time"], rows["recalls"] = keys, 7.25, 3
+    return rows
+
+
+def test_leftovers_are_replaced_and_outlive_the_next_events(reopen: Reopen) -> None:
+    state = reopen()
+    assert len(state.leftovers("u")) == 0
+    state.apply([event(1)])
+    state.keep_leftovers("u", left(1, 2))
+    state.keep_leftovers("u", left(2**64 - 1, 3, 4))
+    assert state.leftovers("u").tolist() == left(2**64 - 1, 3, 4).tolist()
+    state.apply([event(2, "other")])
+    assert reopen().leftovers("u").tolist() == left(2**64 - 1, 3, 4).tolist()
+    reopen().keep_leftovers("u", left())
+    assert len(reopen().leftovers("u")) == 0
+
+
+def test_somebody_unknown_or_deleted_has_no_leftovers(state: State) -> None:
+    state.keep_leftovers("u", left(1))
+    assert len(state.leftovers("u")) == 0
+    state.apply([event(1)])
+    state.keep_leftovers("u", left(1))
+    assert state.delete_user("u")
+    state.apply([event(2, "other"), event(3)])
+    assert len(state.leftovers("u")) == 0
+
+
+def test_leftovers_that_wait_for_events_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tamis.state.lmdb_._MOST_WAITING", 2)
+    state = Lmdb(tmp_path / "state", CONFIG)
+    state.apply([event(1, user) for user in "abc"])
+    for user in "abc":
+        state.keep_leftovers(user, left(1))
+    assert [len(state.leftovers(user)) for user in "abc"] == [0, 1, 1]
+    state.close()
+
+
+def test_leftovers_written_with_events_come_back_from_the_disk(tmp_path: Path) -> None:
+    state = Lmdb(tmp_path / "state", CONFIG)
+    state.apply([event(1)])
+    state.keep_leftovers("u", left(5))
+    assert state._waiting
+    state.apply([event(2)])
+    assert not state._waiting  # what is on disk waits no longer
+    assert state.leftovers("u")["key"].tolist() == [5]
+    state.close()

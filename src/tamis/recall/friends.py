@@ -1,0 +1,94 @@
+"""Friends: what the users named in a user's profile liked last (U2U2I over a graph that is given, not learnt)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.artifact import load_array, save_arrays
+from tamis.config import AtLeastOne, AtLeastZero, StepConfig
+from tamis.features.fields import text, words
+from tamis.features.inputs import Inputs
+from tamis.recall.neighbours import Neighbours
+from tamis.types import ACTION_CODE, Candidates, Query, item_keys
+
+
+class FriendsConfig(StepConfig, frozen=True, tag="friends"):
+    """Where friends stand and how much of each is looked at."""
+
+    limit: AtLeastZero = 300  # items per request
+    column: str = "friends"  # of the profile: user ids, one or a list
+    friends: AtLeastOne = 100  # the first so many of them count
+    items: AtLeastOne = 100  # of a friend, those he liked last
+
+
+@dataclass(frozen=True, slots=True)
+class Friends:
+    """table: row = user number → the items he liked last, with his interest in them.
+
+    keys: the users' types.item_key, ascending.   numbers: whose each is.
+    """
+
+    config: FriendsConfig
+    table: Neighbours
+    keys: NDArray[np.uint64]
+    numbers: NDArray[np.int64]
+
+    @classmethod
+    def fit(cls, config: FriendsConfig, inputs: Inputs, seed: int) -> Self:
+        """Cuts the interest of each user to his last items; there is nothing random in it."""
+        order = np.argsort(inputs.user_keys, kind="stable")
+        return cls(config, last_liked(inputs, config.items), inputs.user_keys[order], order.astype(np.int64))
+
+    def recall(self, query: Query) -> Candidates:
+        """Σ over friends of their interest in the item, best first; column `score`. What the user met himself is out.
+
+        Friends whom the bundle does not know, and a user without any, give nothing.
+        """
+        ids = [text(word) for word in words(query.profile.get(self.config.column))][: self.config.friends]
+        friends = np.unique(self._numbers(ids))
+        if not len(friends):
+            return Candidates.empty()
+        ones = np.ones(len(friends))
+        found, score = self.table.walk(friends, ones, query.history.items, self.config.limit)
+        return Candidates.of(found, score=score)
+
+    def _numbers(self, user_ids: list[str]) -> NDArray[np.int64]:
+        """Numbers of those that are known."""
+        if not len(self.keys):
+            return self.numbers
+        asked = item_keys(user_ids)
+        place = np.minimum(np.searchsorted(self.keys, asked), len(self.keys) - 1)
+        known: NDArray[np.int64] = self.numbers[place[self.keys[place] == asked]]
+        return known
+
+    def save(self, folder: Path) -> None:
+        self.table.save(folder)
+        save_arrays(folder, keys=self.keys, numbers=self.numbers)
+
+    @classmethod
+    def load(cls, config: FriendsConfig, folder: Path) -> Self:
+        return cls(config, Neighbours.load(folder), load_array(folder, "keys"), load_array(folder, "numbers"))
+
+
+def last_liked(inputs: Inputs, most: int) -> Neighbours:
+    """Row = user: the items he was interested in, the `most` latest of them, with the points of his interest."""
+    interest = inputs.interest()
+    users, items = interest.shape
+    user = np.repeat(np.arange(users), np.diff(interest.indptr))
+    pairs = user * np.int64(items) + interest.indices
+    events = inputs.events
+    use = np.isin(events.action, [ACTION_CODE[name] for name in inputs.interest_actions])
+    at = np.searchsorted(pairs, events.user[use] * np.int64(items) + events.item[use])
+    last = np.full(len(pairs), -np.inf)
+    np.maximum.at(last, at, events.time[use])
+    order = np.lexsort((interest.indices, -last, user))
+    place = np.arange(len(order)) - np.repeat(interest.indptr[:-1], np.diff(interest.indptr))
+    order, place = order[place < most], place[place < most]
+    width = int(place.max(initial=-1)) + 1
+    ids, weights = np.full((users, width), -1, np.int32), np.zeros((users, width), np.float32)
+    ids[user[order], place] = interest.indices[order]
+    weights[user[order], place] = interest.data[order]
+    return Neighbours(ids, weights)
