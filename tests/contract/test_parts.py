@@ -15,7 +15,7 @@ from tamis.assemble import PARTS, Model, load_model, part_of, stages_of
 from tamis.evaluate.queries import Past
 from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
-from tamis.stages import Filter, Scorer, Selector, Source
+from tamis.stages import Filter, ItemToItem, Scorer, Selector, Source
 from tamis.types import Candidates, Catalog, Features, History, Nothing, Query
 
 EXTRA = {"scatter": {"kind": "scatter"}}  # kinds that the demo's configuration does not use
@@ -174,6 +174,20 @@ def test_an_item_published_since_the_bundle_is_no_surprise(parts, past, kind: st
     got = outcome(part, replace(query, catalog=catalog), candidates(past, [len(base), 4, len(base) + 1]))
     for column in got.values() if isinstance(got, dict) else [got]:
         assert np.isfinite(np.asarray(column, np.float64)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_answers_more_like_this_knows_every_item_or_says_nothing(parts, past, kind: str) -> None:
+    part, catalog = parts[kind][1], past.model.catalog
+    if not isinstance(part, ItemToItem):
+        pytest.skip(f"{kind} does not answer it")
+    for item in (0, 7, len(catalog) - 1, len(catalog) + 5):
+        ids, scores = part.similar(item, 4, catalog)
+        assert len(ids) == len(scores) <= 4
+        assert item not in ids
+        assert len(np.unique(ids)) == len(ids)
+        assert (np.diff(scores) <= 0).all()
+        assert not len(ids) or 0 <= ids.min() <= ids.max() < len(catalog)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from tamis.assemble import ProjectConfig
+from tamis.assemble import ProjectConfig, part_of
 from tamis.config import convert, override
 from tamis.errors import ConfigError
 from tamis.serving.load import LoadPlan
 
 DEMO = tomllib.loads((resources.files("tamis") / "configs/demo.toml").read_text(encoding="utf-8"))
+STEPS = convert(DEMO, ProjectConfig).funnel.recall.steps
+SOURCES = [name for name, step in STEPS.items() if hasattr(part_of(step), "recall")]
 FUSE = "funnel.rank.steps.fuse"
 TOWER, LIGHT, HEADS = "funnel.recall.steps.two_tower", "funnel.prerank.steps.three_tower", "funnel.rank.steps.heads"
 
@@ -38,8 +40,8 @@ def patched(path: str, value: Any) -> dict[str, Any]:
         ("train.gate", 1.5),
         ("train.seed", -1),
         ("funnel.recall.quotas", {"two_tower": 500}),
-        ("funnel.recall.quotas", {"two_tower": 0, "itemcf": 0, "popular": 0, "newest": 0}),
-        ("funnel.recall.quotas", {"two_tower": 1, "itemcf": 1, "popular": 1, "newest": 1, "nobody": 1}),
+        ("funnel.recall.quotas", dict.fromkeys(SOURCES, 0)),
+        ("funnel.recall.quotas", dict.fromkeys([*SOURCES, "nobody"], 1)),
         ("funnel.prerank.quotas", {"three_tower": 5}),
         ("funnel.recall.source_budget_ms", {"itemcf": 5.0}),
         ("funnel.recall.source_budget_ms", {"unseen": 5.0}),
@@ -121,7 +123,7 @@ def test_two_sources_of_one_name_are_refused_before_anything_is_trained() -> Non
 
 
 def test_quotas_of_every_source_and_budgets_in_threads_are_fine_and_one_key_is_a_patch() -> None:
-    quotas = {"two_tower": 300, "itemcf": 200, "popular": 100, "newest": 50}
+    quotas = dict.fromkeys(SOURCES, 50)
     config = convert(patched("funnel.recall.quotas", quotas), ProjectConfig)
     assert override(config, {"funnel.recall.quotas.newest": 400}).funnel.recall.quotas["newest"] == 400
     threads = {"funnel.recall.parallel": True, "funnel.recall.source_budget_ms": {"two_tower": 5.0}}

@@ -39,7 +39,7 @@ def test_a_grid_leaves_out_what_is_not_there() -> None:
 
 def test_a_page_shows_its_items_and_its_steps_when_asked_for() -> None:
     items = [ScoredItem("i7", 0.51234, "newest", "just published"), ScoredItem("[b]", 0.1, "", "")]
-    step = Step("recall", "away", "source", 0, 0, 1.234, "failed", "OSError: gone")
+    step = Step("recall", "away", "source", 0, 0, 1.234, "failed", "OSError: gone", {})
     plain = RecommendReply("r", "u", "b", True, {}, items)
     lines = text(views.page(Answer(plain)))
     assert lines[1].split() == ["1", "i7", "0.5123", "newest", "just", "published"]

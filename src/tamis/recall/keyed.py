@@ -49,11 +49,11 @@ class KeyedConfig(StepConfig, frozen=True, tag="keyed"):
 
 @dataclass(frozen=True, slots=True)
 class Keyed:
-    """lists: items by key.   similar: rows of the lists most like each row, empty without `neighbours`."""
+    """lists: items by key.   alike: rows of the lists most like each row, empty without `neighbours`."""
 
     config: KeyedConfig
     lists: Lists
-    similar: Neighbours
+    alike: Neighbours
 
     @classmethod
     def fit(cls, config: KeyedConfig, inputs: Inputs, seed: int) -> Self:
@@ -79,12 +79,12 @@ class Keyed:
             return own
         rows = self.lists.rows(own.keys)
         there = rows >= 0
-        near, weight = self.similar.walk(rows[there], own.weights[there], rows[there], 0)
+        near, weight = self.alike.walk(rows[there], own.weights[there], rows[there], 0)
         return Seeds(self.lists.keys[near], weight)
 
     def save(self, folder: Path) -> None:
         self.lists.save(folder)
-        self.similar.save(folder)
+        self.alike.save(folder)
 
     @classmethod
     def load(cls, config: KeyedConfig, folder: Path) -> Self:

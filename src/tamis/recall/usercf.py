@@ -34,14 +34,14 @@ class UserCFConfig(StepConfig, frozen=True, tag="usercf"):
 
 @dataclass(frozen=True, slots=True)
 class UserCF:
-    """similar: the nearest users of each user of the training.   last: each user's recent items and interest in them.
+    """alike: the nearest users of each user of the training.   last: each user's recent items and interest in them.
 
     Both are as of the training. Who came later has no row and gets nothing, other channels have to find for him; who
     did more since keeps his neighbours until the next training, but never gets what he has seen in the meantime.
     """
 
     config: UserCFConfig
-    similar: Neighbours
+    alike: Neighbours
     last: Neighbours
 
     @classmethod
@@ -62,20 +62,20 @@ class UserCF:
 
         Items of the user's own history are left out. Equal sums are ordered by the lower item number.
         """
-        users, weights = self.similar.of(query.user, self.config.neighbours)
+        users, weights = self.alike.of(query.user, self.config.neighbours)
         if not len(users):
             return Candidates.empty()
         found, score = self.last.walk(users, weights.astype(np.float64), query.history.items, self.config.limit)
         return Candidates.of(found, score=score)
 
     def save(self, folder: Path) -> None:
-        save_arrays(folder, similar_ids=self.similar.ids, similar_weights=self.similar.weights)
+        save_arrays(folder, alike_ids=self.alike.ids, alike_weights=self.alike.weights)
         save_arrays(folder, last_ids=self.last.ids, last_weights=self.last.weights)
 
     @classmethod
     def load(cls, config: UserCFConfig, folder: Path) -> Self:
-        similar = Neighbours(load_array(folder, "similar_ids"), load_array(folder, "similar_weights"))
-        return cls(config, similar, Neighbours(load_array(folder, "last_ids"), load_array(folder, "last_weights")))
+        alike = Neighbours(load_array(folder, "alike_ids"), load_array(folder, "alike_weights"))
+        return cls(config, alike, Neighbours(load_array(folder, "last_ids"), load_array(folder, "last_weights")))
 
 
 def _last_items(inputs: Inputs, interest: csr_matrix, most: int) -> Neighbours:

@@ -166,7 +166,7 @@ def test_fit_keeps_the_newest_items_of_each_user_and_survives_the_disk(tmp_path:
     channel = UserCF.fit(UserCFConfig(last=2), inputs, seed=1)
     assert channel.last.ids.tolist() == [[5, 4], [4, 6], [5, -1], [-1, -1]]  # a hidden item is none of interest
     assert channel.last.weights[1].tolist() == [2, 1]
-    assert channel.similar.of(0, 9)[0].tolist() == [1, 2]
+    assert channel.alike.of(0, 9)[0].tolist() == [1, 2]
     channel.save(tmp_path)
     again = UserCF.load(channel.config, tmp_path)
     for asked in (query(0, (4, 5)), query(2, (5,)), query(0)):
