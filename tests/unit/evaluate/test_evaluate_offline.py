@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from tamis.artifact import open_bundle
-from tamis.assemble import Model, ProjectConfig, load_model
+from tamis.assemble import Model, ProjectConfig, load_model, part_of
 from tamis.config import override, read
 from tamis.data.dataset import DAY_SECONDS, Dataset
 from tamis.data.samples import Samples
@@ -75,7 +75,8 @@ def test_the_report_knows_that_the_oracle_is_best_and_random_worst(tiny) -> None
 def test_the_report_has_all_its_parts_and_only_finite_numbers(tiny) -> None:
     report: Report = tiny.trained.report
     funnel = tiny.project.config.funnel
-    sources = {"two_tower", "itemcf", "popular", "newest"}
+    sources = {name for name, step in funnel.recall.steps.items() if hasattr(part_of(step), "recall")}
+    assert {"two_tower", "itemcf", "swing", "usercf", "popular", "newest"} <= sources
     assert set(report.channels) == {*sources, "union"}
     assert report.channels["two_tower"]["index_recall"] == 1.0  # a small catalogue is searched exactly
     assert list(report.stages) == ["recall", "prerank", "rank", "rerank"]
