@@ -17,8 +17,8 @@ from tamis.data.tables import RawTables
 from tamis.data.write import import_tables
 from tamis.train import train
 
-BY_ITEM = ("ids", "weights", "vectors")
-"""Arrays of parts with one row per item of the catalogue."""
+BY_ITEM = ("ids", "weights", "vectors", "similar_ids", "similar_weights", "last_ids", "last_weights")
+"""Arrays of parts with one row per item of the catalogue, or per user."""
 
 
 @pytest.fixture(scope="module")
