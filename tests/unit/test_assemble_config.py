@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tamis.assemble import ProjectConfig
+from tamis.assemble import ProjectConfig, part_of
 from tamis.config import convert, override
 from tamis.errors import ConfigError
 from tamis.serving.load import LoadPlan
@@ -131,7 +131,8 @@ def test_two_sources_of_one_name_are_refused_before_anything_is_trained() -> Non
 
 
 def test_quotas_of_every_source_and_budgets_in_threads_are_fine_and_one_key_is_a_patch() -> None:
-    quotas = {"two_tower": 300, "itemcf": 200, "popular": 100, "newest": 50}
+    steps = convert(DEMO, ProjectConfig).funnel.recall.steps
+    quotas = {name: 50 for name, step in steps.items() if hasattr(part_of(step), "recall")}
     config = convert(patched("funnel.recall.quotas", quotas), ProjectConfig)
     assert override(config, {"funnel.recall.quotas.newest": 400}).funnel.recall.quotas["newest"] == 400
     threads = {"funnel.recall.parallel": True, "funnel.recall.source_budget_ms": {"two_tower": 5.0}}
