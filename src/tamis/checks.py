@@ -1,6 +1,7 @@
 """What a whole configuration may not say although each of its sections could be read.
 
-Keys mean the same in every part that has them, so one table bounds them all; each problem begins with the path.
+A bound of a single number is its type, in config.py. The tables here are for keys of the nets that many parts have and
+that mean the same in all of them; each problem begins with the path.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,16 +12,14 @@ import msgspec
 from tamis.types import ACTIONS
 
 _LEAST: Final[Mapping[str, float]] = {
-    "epochs": 1, "batch_size": 1, "threads": 1, "experts": 1, "patience": 0, "l2": 0, "decay_to": 0,
-    "extra_negatives": 0, "extra_exponent": 0, "log_q": 0, "unshown": 0, "shown_power": 0, "negatives": 0,
-    "popularity_power": 0, "embedding_spread": 0,
+    "epochs": 1, "batch_size": 1, "threads": 1, "patience": 0, "l2": 0, "decay_to": 0,
+    "extra_negatives": 0, "extra_exponent": 0, "log_q": 0, "unshown": 0, "shown_power": 0, "embedding_spread": 0,
 }  # fmt: skip
 _ABOVE_ZERO: Final = (
     "learning_rate",
     "embedding_learning_rate",
     "wide_learning_rate",
     "play_limit_seconds",
-    "temperature",
 )
 _WIDTHS: Final = ("user_layers", "item_layers", "cross_layers", "expert_hidden", "tower_hidden")
 _ACTIONS: Final = ("interest_actions", "positive", "positives", "heads", "labels")

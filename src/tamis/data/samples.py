@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tamis.config import Config
+from tamis.config import AtLeastZero, Config, NotNegative
 from tamis.data.attribution import (
     Rows,
     attribute,
@@ -38,17 +38,15 @@ class SampleConfig(Config, frozen=True):
     """
 
     labels: tuple[str, ...] = ()
-    label_window_hours: float = 24.0
+    label_window_hours: NotNegative = 24.0
     positives: tuple[str, ...] = ("click",)
-    negatives: int = 4
-    popularity_power: float = 0.75
+    negatives: AtLeastZero = 4
+    popularity_power: NotNegative = 0.75
 
     def __post_init__(self) -> None:
         for name in (*self.labels, *self.positives):
             if name not in ACTION_CODE:
                 raise ValueError(f"unknown action {name!r}; there are {', '.join(ACTIONS)}")
-        if self.negatives < 0 or self.label_window_hours < 0:
-            raise ValueError("negatives and label_window_hours must not be negative")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from tamis.config import AtLeastOne, Config, NotNegative
+from tamis.config import AtLeastOne, Config, NotNegative, ShareBelowOne
 from tamis.data.dataset import DAY_SECONDS, Dataset
 from tamis.errors import DataError
 from tamis.types import Action
@@ -30,16 +30,9 @@ class SplitConfig(Config, frozen=True):
     test_since: NotNegative = 0.0
     test_days: AtLeastOne = 1
     offset_hours: Annotated[float, Meta(ge=-24, le=24)] = 0.0
-    least_share: float = 0.005
-    test_share: float = 0.1
-    valid_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.test_days < 1:
-            raise ValueError("test_days must be at least 1")
-        for name in ("least_share", "test_share", "valid_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1)")
+    least_share: ShareBelowOne = 0.005
+    test_share: ShareBelowOne = 0.1
+    valid_share: ShareBelowOne = 0.1
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,8 +155,6 @@ class FeaturesConfig(Config, frozen=True):
     refresh_hours: AboveZero = 24.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.refresh_hours < float("inf"):
-            raise ValueError(f"refresh_hours is {self.refresh_hours}, wanted above 0")
         missing = [name for name in self.history.fields if name not in self.item]
         if missing:
             raise ValueError(f"history.fields names {missing}, not among the item features {sorted(self.item)}")

@@ -21,7 +21,7 @@ import structlog
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
-from tamis.config import Config, StepConfig
+from tamis.config import Config, ShareBelowOne, StepConfig
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import query_dynamic, query_history
 from tamis.features.inputs import Inputs
@@ -54,7 +54,7 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
     pooling: str = "mean"  # of the history; nothing else can be computed once per request
     unshown: int = 4  # rows drawn from the catalogue for each request, for the head "shown"; 0 = no such head
     shown_power: float = 1.0  # how much the score heeds the head "shown"; 0 = not at all
-    unknown_share: float = 0.1  # share of rows trained without their id, for users and items that are new
+    unknown_share: ShareBelowOne = 0.1  # share of rows trained without their id, for users and items that are new
     epochs: int = 3  # most passes over the shown rows
     patience: int = 1  # epochs without a better validation loss before stopping
     batch_size: int = 1024  # rows per step
@@ -63,8 +63,6 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
     threads: int = 1  # of torch in training; another number gives other last digits
 
     def __post_init__(self) -> None:
-        if not 0 <= self.unknown_share < 1:
-            raise ValueError(f"unknown_share is {self.unknown_share}: wanted inside [0, 1)")
         if unknown := sorted(set(self.weights) - set(self.heads)):
             raise ValueError(f"weights names {unknown}, not among the heads {list(self.heads)}")
         try:

@@ -16,7 +16,7 @@ import structlog
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from tamis.config import Config, StepConfig
+from tamis.config import AtLeastOne, Config, ShareBelowOne, StepConfig
 from tamis.data.samples import Samples
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import net_batch
@@ -52,10 +52,10 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     embedding_spread: float = 0.01  # standard deviation of a new embedding; what a rare id keeps of it is noise
     attention: Literal["din", "dot", "mean"] = "din"  # how a candidate looks at the user's last actions
     attention_hidden: int = 36  # width of the attention's hidden layer, a multiple of 4
-    experts: int = 4  # nets shared by the heads; 1 = a shared bottom
+    experts: AtLeastOne = 4  # nets shared by the heads; 1 = a shared bottom
     expert_hidden: tuple[int, ...] = (128, 64)  # layers of each expert
     tower_hidden: tuple[int, ...] = (32,)  # hidden layers of each head's tower
-    gate_dropout: float = 0.1  # share of gate weights masked in training
+    gate_dropout: ShareBelowOne = 0.1  # share of gate weights masked in training
     wide: bool = True  # a linear model beside the towers: of all inputs, and of every code of the item
     epochs: int = 3  # most passes over the shown rows
     patience: int = 1  # epochs without a better validation AUC before stopping; 0 = never stop early
@@ -66,18 +66,15 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     decay_to: float = 1.0  # learning rates fall linearly to this share of themselves
     l2: float = 0.0  # pull of the touched embeddings towards zero
     calibration: Literal["platt", "isotonic", "none"] = "platt"  # learnt on the validation rows
-    unknown_share: float = 0.1  # share of rows trained without their id, for users and items that are new
+    unknown_share: ShareBelowOne = 0.1  # share of rows trained without their id, for users and items that are new
     precision: Precision = "float32"  # "mixed": products of training in 16 bits, where the processor is made for it
     threads: int = 2  # of torch in training; another number gives other last digits
 
     def __post_init__(self) -> None:
         if not self.heads or len(set(self.heads)) != len(self.heads):
             raise ValueError(f"heads {list(self.heads)}: wanted at least one, each once")
-        if not self.expert_hidden or self.experts < 1:
-            raise ValueError("wanted at least one expert with at least one layer")
-        for name in ("gate_dropout", "unknown_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: wanted inside [0, 1)")
+        if not self.expert_hidden:
+            raise ValueError("expert_hidden: wanted at least one layer")
         for name in ("embedding_size", "attention_hidden"):
             if getattr(self, name) < 4 or getattr(self, name) % 4:
                 raise ValueError(f"{name} is {getattr(self, name)}: wanted a multiple of 4")

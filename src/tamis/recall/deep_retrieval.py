@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
-from tamis.config import AtLeastZero, StepConfig
+from tamis.config import AboveZero, AtLeastZero, ShareBelowOne, StepConfig
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import query_history
 from tamis.features.inputs import Inputs
@@ -56,11 +56,11 @@ class DeepRetrievalConfig(StepConfig, frozen=True, tag="deep_retrieval"):
     embedding_size: int = 16  # width of one feature's embedding
     user_layers: tuple[int, ...] = (128, 64)  # hidden layers of the user tower
     item_layers: tuple[int, ...] = (64,)  # hidden layers of the item tower
-    temperature: float = 0.07  # cosines are divided by it in the softmax that trains the vectors
+    temperature: AboveZero = 0.07  # cosines are divided by it in the softmax that trains the vectors
     log_q: float = 1.0  # share of the correction for popularity there
     extra_negatives: int = 512  # items drawn for each batch besides its own
     extra_exponent: float = 0.75  # … with probability ∝ (positives + 1) ^ this
-    unknown_share: float = 0.1  # share of rows trained without their id, for users that are new
+    unknown_share: ShareBelowOne = 0.1  # share of rows trained without their id, for users that are new
     epochs: int = 10  # most passes over the positives; items change paths after each
     patience: int = 2  # epochs without a better validation recall before stopping
     batch_size: int = 512  # positives per step
@@ -69,8 +69,6 @@ class DeepRetrievalConfig(StepConfig, frozen=True, tag="deep_retrieval"):
     threads: int = 1  # of torch in training; another number gives other last digits
 
     def __post_init__(self) -> None:
-        if not 0 <= self.unknown_share < 1:
-            raise ValueError(f"unknown_share is {self.unknown_share}: wanted inside [0, 1)")
         try:
             self.plan(1)
         except ConfigError as error:

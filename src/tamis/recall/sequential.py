@@ -17,7 +17,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
-from tamis.config import AtLeastOne, AtLeastZero, StepConfig
+from tamis.config import AboveZero, AtLeastOne, AtLeastZero, StepConfig
 from tamis.data.samples import Timeline
 from tamis.errors import ConfigError
 from tamis.features.inputs import Inputs
@@ -42,7 +42,7 @@ class SequentialConfig(StepConfig, frozen=True, tag="sequential"):
     attention_heads: AtLeastOne = 2  # of each block
     hidden_size: AtLeastOne = 128  # width inside the feed-forward
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.2  # share of numbers set to 0 in training, in steps of 1/256
-    temperature: float = 0.07  # cosines are divided by it in training
+    temperature: AboveZero = 0.07  # cosines are divided by it in training
     negatives: AtLeastOne = 8192  # items drawn for each batch besides its own; a smaller catalogue counts whole
     epochs: int = 20  # most passes over the sequences
     patience: int = 2  # epochs without a better validation NDCG before stopping

@@ -13,14 +13,13 @@ index. In training no item is a negative of a request that it was not there for.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Final, Literal, Self
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
-from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, NotNegative, Share, StepConfig
+from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, NotNegative, Share, ShareBelowOne, StepConfig
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import query_history
 from tamis.features.inputs import Inputs
@@ -61,17 +60,17 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
     interests: AtLeastOne = 1  # vectors that a user gets; an item is as near as the nearest of them says
     pooling: str = "mean"  # of the history; nothing else can be searched for in an index
     loss: Literal["listwise", "pointwise", "pairwise_hinge", "pairwise_logistic"] = "listwise"
-    temperature: float = 0.07  # listwise: cosines are divided by it in training
+    temperature: AboveZero = 0.07  # listwise: cosines are divided by it in training
     margin: AboveZero = 0.2  # pairwise_hinge: a positive's cosine is to be so much larger than a negative's
     scale: AboveZero = 10.0  # pointwise and pairwise_logistic: cosines are multiplied by it
     negatives_each: AboveZero = 3.0  # pointwise: what all negatives of a positive weigh, itself being 1
     log_q: float = 1.0  # share of the correction for popularity: 1 weighs the catalogue evenly, 0 punishes the popular
     extra_negatives: int = 512  # items drawn for each batch besides its own
     extra_exponent: float = 0.75  # … with probability ∝ (positives + 1) ^ this
-    hard_share: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # of the weight of a request's negatives; 0 = no hard ones
+    hard_share: ShareBelowOne = 0.0  # of the weight of a request's negatives; 0 = no hard ones
     hard_negatives: AtLeastOne = 4  # of each request: what the last bundle's funnel found for the user and cut
     self_supervised: SelfSupervisedConfig = SelfSupervisedConfig()  # a second task, for items with few positives
-    unknown_share: float = 0.1  # share of rows trained without their id, for users and items that are new
+    unknown_share: ShareBelowOne = 0.1  # share of rows trained without their id, for users and items that are new
     epochs: int = 10  # most passes over the positives
     patience: int = 2  # epochs without a better validation recall before stopping
     batch_size: int = 512  # positives per step
@@ -81,10 +80,6 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
     index: VectorsConfig = VectorsConfig()  # how the item vectors are searched
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}: wanted above 0")
-        if not 0 <= self.unknown_share < 1:
-            raise ValueError(f"unknown_share is {self.unknown_share}: wanted inside [0, 1)")
         try:
             self.plan()
         except ConfigError as error:

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.config import AtLeastOne, AtLeastZero, StepConfig
+from tamis.config import AboveZero, AtLeastOne, AtLeastZero, ShareBelowOne, StepConfig
 from tamis.errors import ArtifactError
 from tamis.features.batch import query_history
 from tamis.features.inputs import Inputs
@@ -43,9 +43,9 @@ class YoutubeDnnConfig(StepConfig, frozen=True, tag="youtube_dnn"):
     vector_size: AtLeastOne = 64  # width of users' and items' vectors
     embedding_size: AtLeastOne = 32  # width of one feature's embedding
     user_layers: tuple[int, ...] = (256, 128)  # hidden layers of the user's net
-    temperature: float = 0.07  # cosines are divided by it in training
+    temperature: AboveZero = 0.07  # cosines are divided by it in training
     negatives: AtLeastOne = 8192  # items drawn for each batch besides its own; a smaller catalogue counts whole
-    unknown_share: float = 0.1  # share of examples trained without the user's id
+    unknown_share: ShareBelowOne = 0.1  # share of examples trained without the user's id
     epochs: int = 10  # most passes over the examples
     patience: int = 2  # epochs without a better validation recall before stopping
     batch_size: int = 512  # examples per step
@@ -53,10 +53,6 @@ class YoutubeDnnConfig(StepConfig, frozen=True, tag="youtube_dnn"):
     embedding_learning_rate: float = 5e-3  # of the embeddings and the item vectors
     threads: int = 1  # of torch in training; another number gives other last digits
     index: VectorsConfig = VectorsConfig()  # how the item vectors are searched
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.unknown_share < 1:
-            raise ValueError(f"unknown_share is {self.unknown_share}: wanted inside [0, 1)")
 
     def plan(self) -> YoutubePlan:
         """The same as values for the net."""

@@ -3,6 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tamis.config import convert
+from tamis.errors import ConfigError
 from tamis.features.spec import FeaturesConfig
 from tamis.features.statistics import Statistics, log_rate, refresh_time
 
@@ -40,8 +42,8 @@ def test_an_entity_without_events_has_the_overall_rate() -> None:
 
 @pytest.mark.parametrize("hours", [0, -1, float("inf"), float("nan")])
 def test_a_refresh_that_never_comes_is_refused(hours: float) -> None:
-    with pytest.raises(ValueError, match="refresh_hours"):
-        FeaturesConfig(refresh_hours=hours)
+    with pytest.raises(ConfigError, match="refresh_hours"):
+        convert({"refresh_hours": hours}, FeaturesConfig)
 
 
 def test_refreshes_are_at_whole_multiples() -> None:
