@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from msgspec import structs
 
-from _results import data
+from _results import data, result
 from tamis.assemble import Model, ProjectConfig, load_model
 from tamis.config import override
 from tamis.data.dataset import DAY_SECONDS, Dataset
@@ -190,6 +190,7 @@ def main() -> None:
             figures = "  ".join(f"{mean:.4f} ±{spread:.4f}" for mean, spread in zip(means, spreads, strict=True))
             took = (time.perf_counter() - begun) / asked.seeds
             print(f"  {row:<22}{figures}  {took:.0f} s each", flush=True)
+            result(f"two towers, {asked.set}, {group}: {row}", float(means[0]), unit=f"recall@{K}")
 
 
 if __name__ == "__main__":
