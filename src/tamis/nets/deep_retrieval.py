@@ -63,6 +63,9 @@ class Paths(nn.Module):
     def __init__(self, shape: PathShape, inputs: int, generator: torch.Generator) -> None:
         super().__init__()
         depth, width, hidden = shape.depth, shape.width, shape.hidden
+        # Users have length 1. Times √v their numbers are about 1, without which a layer hardly hears them, and learns
+        # them as slowly.
+        self.scale = inputs**0.5
         self.path_user = uniform((depth, inputs, hidden), inputs, generator)
         self.path_bias = uniform((depth, hidden), inputs, generator)
         self.path_nodes = uniform((depth * (depth - 1) // 2, width, hidden), hidden, generator)
@@ -73,7 +76,7 @@ class Paths(nn.Module):
         """[n, J] log p of the paths `nodes` [n, J, D] of users [n, v]."""
         total = torch.zeros(nodes.shape[:2])
         for layer in range(len(self.path_bias)):
-            hidden = (users @ self.path_user[layer] + self.path_bias[layer]).unsqueeze(1)
+            hidden = (users * self.scale @ self.path_user[layer] + self.path_bias[layer]).unsqueeze(1)
             for earlier in range(layer):
                 hidden = hidden + self.path_nodes[table_of(layer, earlier)][nodes[:, :, earlier]]
             logits = torch.relu(hidden) @ self.path_out[layer] + self.path_shift[layer]
@@ -83,7 +86,9 @@ class Paths(nn.Module):
 
     def exported(self) -> PathNet:
         """The weights as arrays of their own."""
-        return PathNet(**{name: weight.detach().numpy().copy() for name, weight in self.named_parameters()})
+        weights = {name: weight.detach().numpy().copy() for name, weight in self.named_parameters()}
+        weights["path_user"] *= np.float32(self.scale)
+        return PathNet(**weights)
 
 
 class DeepNet(nn.Module):
@@ -145,7 +150,6 @@ class _Rounds:
         self.examples = np.bincount(inputs.train.item[drawer.rows], minlength=items)
         possible = plan.shape.width**plan.shape.depth
         self.paths = random_paths(np.flatnonzero(self.examples), items, (plan.assign.paths, possible), seed)
-        self.scores = PathScores.empty(items, plan.assign.kept)
         self.kept: list[NDArray[np.int64]] = []
         self.rows, self.starts = positives_of(inputs.valid, plan.contrast)
         requests = np.flatnonzero(np.diff(self.starts))
@@ -160,18 +164,23 @@ class _Rounds:
         return PathBatch(batch, tensor(nodes), tensor(paths >= 0))
 
     def turn(self) -> float:
-        """Moves the items to better paths for the net as it is, and says what recall is with them."""
+        """Moves the items to better paths for the net as it is, and says what recall is with them.
+
+        Scores are of this net alone: what one said that had hardly begun to learn would hold items together that
+        nobody wants together. Items without an example among the requests drawn stay where they are.
+        """
         net, plan = self.net.paths.exported(), self.plan.assign
         random = np.random.default_rng((self.seed, 2, len(self.kept)))
+        scores = PathScores.empty(len(self.paths), plan.kept)
         requests = np.flatnonzero(self.drawer.per_request)
         requests = np.sort(random.permutation(requests)[: self.plan.scored])
         for part in blocks(requests, _REQUESTS_AT_ONCE):
             found = net.beam(self._users(self.inputs.train, part), plan.kept)
             rows = np.repeat(np.arange(len(part)), self.drawer.per_request[part])
-            self.scores.add(self.drawer.wanted(part), rows, (found[0], np.exp(found[1])), plan.decay)
-        self.paths = assign(self.scores, self.paths, self.examples, plan)
+            scores.add(self.drawer.wanted(part), rows, (found[0], np.exp(found[1])), plan.decay)
+        self.paths = assign(scores, self.paths, self.examples, plan)
         self.kept.append(self.paths)
-        good, bad = objective(self.scores, self.paths, self.examples, plan.alpha)
+        good, bad = objective(scores, self.paths, self.examples, plan.alpha)
         _, sizes = np.unique(self.paths[self.paths >= 0], return_counts=True)
         largest = int(sizes.max(initial=0))
         log.info("paths", used=len(sizes), largest=largest, objective=round(good - bad, 1))

@@ -1,6 +1,7 @@
 """T-12.9 and T-12.11 on the fitted channel, and what it must survive."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ CONFIG = DeepRetrievalConfig(
     epochs=6,
     patience=0,
     batch_size=128,
+    learning_rate=0.01,  # six epochs here are 78 steps
     extra_negatives=64,
     vector_size=16,
     user_layers=(64,),
@@ -63,6 +65,12 @@ def test_it_finds_nearly_what_a_search_of_everything_finds_and_looks_at_a_part(t
         looked_at.append(len(found))
     assert np.mean(same) > 0.7
     assert np.mean(looked_at) < 0.6 * 240
+
+
+def test_items_that_share_a_path_are_mostly_of_one_cluster(toy: Toy, part: DeepRetrieval) -> None:
+    starts, of = part.items.starts, toy.item_cluster[part.items.items]
+    common = [np.bincount(of[a:b]).max() for a, b in pairwise(starts)]
+    assert np.sum(common) / len(of) > 0.8  # a path of ten random items: 0.35
 
 
 def test_items_have_up_to_j_paths_and_only_those_with_positives_have_any(toy: Toy, part: DeepRetrieval) -> None:
