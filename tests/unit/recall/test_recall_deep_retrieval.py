@@ -16,7 +16,6 @@ from tamis.types import Catalog
 CONFIG = DeepRetrievalConfig(
     limit=40,
     beam=4,
-    alpha=1e-3,
     width=12,
     epochs=6,
     patience=0,
