@@ -43,11 +43,11 @@ class DeepRetrievalConfig(StepConfig, frozen=True, tag="deep_retrieval"):
     positives: tuple[str, ...] = ("click",)  # actions that make a shown item a positive
     depth: int = 3  # layers of the structure
     width: int = 0  # nodes of a layer; 0 = the least with width ** depth ≥ 20 times the items
-    beam: int = 50  # paths kept in view per layer, and read in the end; more finds more and costs more
+    beam: int = 100  # paths kept in view per layer, and read in the end; more finds more and costs more
     paths: int = 3  # most paths of one item
     penalty: Penalty = "paper"  # what a full path costs: the paper's rule or the course's
     alpha: float = 1e-3  # weight of that cost; one rule's says nothing for the other's
-    kept: int = 32  # best-scored paths remembered per item while training
+    kept: int = 64  # best-scored paths remembered per item while training
     decay: float = 0.999  # an item's path scores shrink by this with each of its examples
     sweeps: int = 3  # rounds of the assignment after each epoch
     scored: int = 30_000  # training requests that score paths after each epoch, drawn anew each time
