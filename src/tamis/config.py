@@ -58,9 +58,19 @@ def convert(tree: Mapping[str, Any], kind: type[T], where: str = "config") -> T:
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}: {_plain(str(error))}") from None
     except ValueError as error:  # raised by a section's __post_init__
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _plain(message: str) -> str:
+    """What msgspec says of a tree, in the words of those who wrote the file."""
+    for theirs, ours in (
+        ("Object contains unknown field", "unknown key"),
+        ("Object missing required field", "missing"),
+    ):
+        message = message.replace(theirs, ours)
+    return message
 
 
 def override(config: T, patches: Mapping[str, Any]) -> T:

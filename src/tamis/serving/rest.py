@@ -14,6 +14,7 @@ from tamis.serving.engine import Engine
 from tamis.serving.limits import Gate
 from tamis.serving.opening import open_state
 from tamis.serving.reload import warm_up
+from tamis.serving.residence import release_compiler
 from tamis.serving.service import Fleet, Service
 from tamis.serving.workers import Address, end_with_parent, fleet_folder, launched, log_as_json, run, watch_bundles
 from tamis.state.lmdb_ import Lmdb
@@ -63,6 +64,7 @@ def create_app() -> Litestar:
     def load(path: Path) -> Engine:
         engine = Engine(load_model(open_bundle(path)), state, serving)
         warm_up(engine)
+        release_compiler()
         return engine
 
     watch = watch_bundles(service, folder / "bundles", load, serving.reload_seconds)
