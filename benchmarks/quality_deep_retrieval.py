@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 from msgspec import structs
 
+from _results import result
 from ablate_two_tower import project
 from tamis.assemble import load_model, part_of
 from tamis.config import override
@@ -61,6 +62,7 @@ def main() -> None:
                 found[k].append(float(np.isin(items, ids[:k]).mean()))
         figures = "  ".join(f"{np.mean(found[k]):.4f}" for k in KS)
         print(f"{name:<30}{figures}  {np.mean(rows):7.0f} rows  {1000 * np.median(times):.2f} ms", flush=True)
+        result(f"{name}, {asked.set}", float(np.mean(found[KS[-1]])), unit=f"recall@{KS[-1]}")
 
     print(f"{asked.set}: {len(inputs.catalog)} items, {len(users)} users; recall@50, 200, 500")
     for name in ("itemcf", "two_tower"):

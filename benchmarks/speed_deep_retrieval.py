@@ -1,6 +1,6 @@
 """What a request of Deep Retrieval costs behind the user tower, beside an index of the same item vectors.
 
-The weights are drawn, which costs what learnt ones do; a beam has 60 items on every path, as many candidates as
+The weights are drawn, which costs what learnt ones do; a beam has 30 items on every path, as many candidates as
 the paper advises (ten times the 300 that are kept).
 """
 
@@ -15,13 +15,13 @@ from tamis.index.vectors import Vectors, VectorsConfig
 from tamis.nets.path_plan import PathShape
 from tamis.nets.paths import PathItems, PathNet
 
-LIMIT, VECTOR, PER_PATH, USERS = 300, 32, 60, 200
+LIMIT, VECTOR, PER_PATH, USERS = 300, 32, 30, 200
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--items", type=int, default=100_000)
-    parser.add_argument("--beam", type=int, default=50)
+    parser.add_argument("--beam", type=int, default=100)
     options = parser.parse_args()
     rng = np.random.default_rng(1)
     shape = PathShape.of(3, 0, 64, options.items)
