@@ -64,7 +64,7 @@ class Cached:
         counted = residents.copy()
         counted["recalls"][: self.config.limit or None] += 1
         top = ranked[: self.config.top]
-        top = top[~(np.isin(top, shown) | np.isin(top, residents["key"]))]
+        top = top[~(np.isin(top, shown) | np.isin(top, residents["key"]))][: self.config.capacity]
         new = np.zeros(len(top), LEFTOVER)
         new["key"], new["time"] = top, now
         stay = counted[counted["recalls"] < self.config.most_recalls]

@@ -75,3 +75,8 @@ def test_who_waits_already_keeps_time_and_count() -> None:
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         convert({"kind": "cached", **wrong}, CachedConfig)
+
+
+def test_a_small_cache_keeps_the_best_of_what_is_new() -> None:
+    channel = Cached(CachedConfig(top=50, capacity=3))
+    assert channel.after(EMPTY, span(1, 200), keys(2), 0.0)["key"].tolist() == [1, 3, 4]
