@@ -242,7 +242,7 @@ def _first_open(rows: Any, lists: Any, closed: Any, time: Any, own: Any, most: i
             continue
         for at in range(starts[row], starts[row + 1]):
             item = items[at]
-            if closed[item] or published[item] > now:
+            if item >= len(published) or closed[item] or published[item] > now:  # the first: nothing checks the bounds
                 continue
             place = np.searchsorted(own, item)
             if place < len(own) and own[place] == item:

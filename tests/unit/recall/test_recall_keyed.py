@@ -211,3 +211,10 @@ def _sorted(items: list[Any], words: list[str], per_key: int) -> list[int]:
     for word in set(words):
         found.update([n for n in order if word in items[n][:2]][: per_key or None])
     return [n for n in order if n in found]
+
+
+def test_the_answer_stays_inside_a_smaller_catalogue() -> None:
+    known = inputs([row(f"i{n}", n + 1.0, category="food") for n in range(500)])
+    few = inputs([row(f"i{n}", n + 1.0, category="food") for n in range(3)])
+    channel = part(known, context="topic", positives=[], per_key=0, order=NEWEST)
+    assert names(channel.recall(query(few.catalog, context={"topic": "food"}))) == [2, 1, 0]
