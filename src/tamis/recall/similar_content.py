@@ -93,8 +93,8 @@ class SimilarContent:
 
         catalog: the snapshot that the numbers belong to; it is searched for an item that the table does not know.
         """
-        if catalog is None or item < len(self.table) or item >= len(catalog):
-            return self.table.of(item, size)
+        if catalog is None or item < len(self.table) or item >= len(catalog) or size <= 0:
+            return self.table.of(item, max(size, 0))
         every = np.arange(len(catalog))
         near = _unit(catalog.column("vector", every)) @ _unit(catalog.column("vector", every[item : item + 1]))[0]
         others = np.flatnonzero((near > 0) & (every != item))

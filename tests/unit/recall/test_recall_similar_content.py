@@ -54,6 +54,7 @@ def test_similar_answers_for_old_and_for_fresh_items() -> None:
     ids, cosines = channel.similar(5, 2, catalog)
     assert ids.tolist() == [0, 1]
     assert (np.diff(cosines) < 0).all()
+    assert channel.similar(5, 0, catalog)[0].tolist() == channel.similar(0, -1)[0].tolist() == []
     assert channel.similar(3, 5, catalog)[0].tolist() == []
     assert channel.similar(99, 5, catalog)[0].tolist() == []
 
