@@ -113,6 +113,8 @@ def _ready(matrix: Any, user_weights: NDArray[np.float64] | None, norms: NDArray
     columns = place[matrix.indices]
     by_item = _transposed((starts, columns, values, rates), bit, (planes, words, items))
     lengths = np.sqrt(by_item[4]) if norms is None else norms[names]
+    if norms is not None and user_weights is None and not len(values):
+        lengths = lengths / matrix.data[0]  # entries that are all alike were counted as 1
     scale = np.divide(1.0, lengths, out=np.zeros(items), where=by_item[4] > 0)
     return _Matrix(starts, columns, values, rates, *by_item[:3], bit, by_item[3], scale, names)
 

@@ -245,6 +245,13 @@ def test_users_may_weigh_and_norms_may_be_given(values: tuple[float, ...]) -> No
     np.testing.assert_allclose(nearest_columns(x, 9, user_weights=weight)[1], brute(scaled, 9)[1], atol=1e-6)
 
 
+def test_given_norms_meet_the_strength_of_entries_that_are_all_alike() -> None:
+    x = csr_matrix(np.array([[2, 2, 0], [2, 0, 2], [2, 2, 2]], np.float32))
+    ids, weights = nearest_columns(x, 2, norms=np.array([1.0, 2.0, 4.0]))
+    assert ids.tolist() == [[1, 2], [0, 2], [0, 1]]
+    assert weights.tolist() == [[4.0, 2.0], [4.0, 0.5], [2.0, 0.5]]
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 900), st.integers(1, 60), st.booleans())
 def test_the_best_of_a_row_are_those_that_sorting_finds(seed: int, size: int, k: int, ties: bool) -> None:
