@@ -14,7 +14,7 @@ that a click changes the next answer and somebody new is served as well as other
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ from tamis.recall.factors import Factors
 from tamis.recall.least_squares import F32, alternate, both_sides, drawn, gram
 from tamis.recall.neighbours import liked
 from tamis.types import ACTION_CODE, Candidates, Catalog, Query
+
+_LEAST_RIDGE: Final = 4e-6  # of the trace: what a smaller one adds is lost in the rounding of a float32
 
 
 class IALSConfig(StepConfig, frozen=True, tag="ials"):
@@ -91,10 +93,15 @@ class IALS:
         return self.factors.nearest(vector, query.history.items, self.config.limit, len(query.catalog))
 
     def user_vector(self, rows: NDArray[np.int64], interest: NDArray[np.float64]) -> F32:
-        """[d] the exact minimum of a user's part of the loss: (w₀Σyyᵀ + Σ interest·yyᵀ + r)x = Σ interest·y."""
+        """[d] the exact minimum of a user's part of the loss: (w₀Σyyᵀ + Σ interest·yyᵀ + r)x = Σ interest·y.
+
+        A ridge too small for the equations to have one solution in float32 is raised until they do.
+        """
         own, weights = self.factors.vectors(rows), interest.astype(np.float32)
         ridge = self.config.ridges(np.array([len(rows)]), len(self.factors.items))[0]
-        left = self.square + (own.T * weights) @ own + ridge * np.eye(own.shape[1], dtype=np.float32)
+        left = self.square + (own.T * weights) @ own
+        ridge = max(ridge, _LEAST_RIDGE * np.trace(left))
+        left += ridge * np.eye(len(left), dtype=np.float32)
         return np.asarray(solve_linear(left, weights @ own, assume_a="pos", check_finite=False), np.float32)
 
     def similar(

@@ -146,3 +146,17 @@ def test_saved_and_loaded_answers_the_same(toy: Toy, part: IALS, tmp_path: Path)
     query = toy.query(7, [4, 9, 30])
     np.testing.assert_array_equal(again.recall(query).ids, part.recall(query).ids)
     np.testing.assert_array_equal(again.recall(query).column("score"), part.recall(query).column("score"))
+
+
+def test_without_a_ridge_fewer_items_than_numbers_still_give_an_answer(toy: Toy) -> None:
+    few = np.arange(3)
+    catalog = Catalog.of(
+        toy.inputs.catalog.keys[0][:3],
+        {name: toy.inputs.catalog.column(name, few) for name in toy.inputs.catalog.columns},
+    )
+    events = toy.inputs.events
+    known = replace(toy.inputs, catalog=catalog, events=events.take(np.flatnonzero(events.item < 3)))
+    part = IALS.fit(IALSConfig(ridge=0.0, vector_size=16), known, 1)
+    answer = part.recall(toy.query(0, [0, 1], catalog))
+    assert answer.ids.tolist() == [2]
+    assert np.isfinite(answer.column("score")).all()
