@@ -11,8 +11,9 @@ from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastOne, AtLeastZero, StepConfig
 from tamis.features.fields import text, words
 from tamis.features.inputs import Inputs
+from tamis.recall.last_liked import last_liked
 from tamis.recall.neighbours import Neighbours
-from tamis.types import ACTION_CODE, Candidates, Query, item_keys
+from tamis.types import Candidates, Query, item_keys
 
 
 class FriendsConfig(StepConfig, frozen=True, tag="friends"):
@@ -40,7 +41,9 @@ class Friends:
     def fit(cls, config: FriendsConfig, inputs: Inputs, seed: int) -> Self:
         """Cuts the interest of each user to his last items; there is nothing random in it."""
         order = np.argsort(inputs.user_keys, kind="stable")
-        return cls(config, last_liked(inputs, config.items), inputs.user_keys[order], order.astype(np.int64))
+        return cls(
+            config, last_liked(inputs, inputs.interest(), config.items), inputs.user_keys[order], order.astype(np.int64)
+        )
 
     def recall(self, query: Query) -> Candidates:
         """Σ over friends of their interest in the item, best first; column `score`. What the user met himself is out.
@@ -71,24 +74,3 @@ class Friends:
     @classmethod
     def load(cls, config: FriendsConfig, folder: Path) -> Self:
         return cls(config, Neighbours.load(folder), load_array(folder, "keys"), load_array(folder, "numbers"))
-
-
-def last_liked(inputs: Inputs, most: int) -> Neighbours:
-    """Row = user: the items he was interested in, the `most` latest of them, with the points of his interest."""
-    interest = inputs.interest()
-    users, items = interest.shape
-    user = np.repeat(np.arange(users), np.diff(interest.indptr))
-    pairs = user * np.int64(items) + interest.indices
-    events = inputs.events
-    use = np.isin(events.action, [ACTION_CODE[name] for name in inputs.interest_actions])
-    at = np.searchsorted(pairs, events.user[use] * np.int64(items) + events.item[use])
-    last = np.full(len(pairs), -np.inf)
-    np.maximum.at(last, at, events.time[use])
-    order = np.lexsort((interest.indices, -last, user))
-    place = np.arange(len(order)) - np.repeat(interest.indptr[:-1], np.diff(interest.indptr))
-    order, place = order[place < most], place[place < most]
-    width = int(place.max(initial=-1)) + 1
-    ids, weights = np.full((users, width), -1, np.int32), np.zeros((users, width), np.float32)
-    ids[user[order], place] = interest.indices[order]
-    weights[user[order], place] = interest.data[order]
-    return Neighbours(ids, weights)

@@ -14,8 +14,9 @@ from tamis.config import AtLeastOne, AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.cosine import nearest_columns
 from tamis.recall.interest import checked, sampled
+from tamis.recall.last_liked import last_liked
 from tamis.recall.neighbours import Neighbours
-from tamis.types import ACTION_CODE, Candidates, Query
+from tamis.types import Candidates, Query
 
 
 class UserCFConfig(StepConfig, frozen=True, tag="usercf"):
@@ -55,7 +56,7 @@ class UserCF:
         ids, weights = similar_users(
             interest, config.neighbours, weighted=config.weighted, item_limit=config.item_limit, done=done
         )
-        return cls(config, Neighbours(ids, weights), _last_items(inputs, interest, config.last))
+        return cls(config, Neighbours(ids, weights), last_liked(inputs, interest, config.last))
 
     def recall(self, query: Query) -> Candidates:
         """Σ over the similar users v of sim(user, v) · interest(v, item), best first; column `score`.
@@ -76,23 +77,6 @@ class UserCF:
     def load(cls, config: UserCFConfig, folder: Path) -> Self:
         alike = Neighbours(load_array(folder, "alike_ids"), load_array(folder, "alike_weights"))
         return cls(config, alike, Neighbours(load_array(folder, "last_ids"), load_array(folder, "last_weights")))
-
-
-def _last_items(inputs: Inputs, interest: csr_matrix, most: int) -> Neighbours:
-    """The `most` items of each user that he showed interest in last, newest first, and how much."""
-    chosen = np.isin(inputs.events.action, [ACTION_CODE[name] for name in inputs.interest_actions])
-    pair = inputs.events.user[chosen].astype(np.int64) * interest.shape[1] + inputs.events.item[chosen]
-    age = np.unique(pair[::-1], return_index=True)[1]  # of the pairs in the order of the matrix: 0 = the newest event
-    lengths = np.diff(interest.indptr)
-    users = np.repeat(np.arange(interest.shape[0]), lengths)
-    order = np.lexsort((age, users))
-    place = np.arange(len(order)) - np.repeat(interest.indptr[:-1], lengths)
-    keep = place < most
-    ids = np.full((interest.shape[0], min(most, int(lengths.max(initial=0)))), -1, np.int32)
-    weights = np.zeros(ids.shape, np.float32)
-    ids[users[keep], place[keep]] = interest.indices[order][keep]
-    weights[users[keep], place[keep]] = interest.data[order][keep]
-    return Neighbours(ids, weights)
 
 
 def similar_users(

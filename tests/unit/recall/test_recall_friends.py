@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from shelf import inputs, query, row
 
-from tamis.recall.friends import Friends, FriendsConfig, last_liked
+from tamis.recall.friends import Friends, FriendsConfig
+from tamis.recall.last_liked import last_liked
 from tamis.types import Action
 
 LIKE, CLICK, SHOWN = Action.LIKE, Action.CLICK, Action.IMPRESSION
@@ -38,7 +39,8 @@ def test_only_the_last_items_of_the_first_friends_count() -> None:
 
 
 def test_a_user_gets_his_latest_items_first() -> None:
-    table = last_liked(inputs(ROWS, [(0, 3, CLICK), (0, 1, CLICK), (0, 3, LIKE), (1, 2, CLICK)]), 10)
+    known = inputs(ROWS, [(0, 3, CLICK), (0, 1, CLICK), (0, 3, LIKE), (1, 2, CLICK)])
+    table = last_liked(known, known.interest(), 10)
     assert table.ids.tolist() == [[3, 1], [2, -1], [-1, -1], [-1, -1]]
     assert table.weights[:2].tolist() == [[2.0, 1.0], [1.0, 0.0]]
 
