@@ -125,9 +125,8 @@ class Generations:
         keys = _keys(keys, "keys")
         found = np.zeros(len(keys), np.bool_)
         shapes = {(bloom.bits, bloom.hashes) for bloom in self.blooms}  # one, unless the settings were changed
-        for bits, hashes in sorted(shapes) or [
-            (8, 1)
-        ]:  # none: asked all the same, so that a warm server has the kernel
+        nothing = (8, 1)  # without filters it is asked all the same, so that a warm server has the kernel
+        for bits, hashes in sorted(shapes) or [nothing]:
             data = [bloom.data for bloom in self.blooms if (bloom.bits, bloom.hashes) == (bits, hashes)]
             _ask(keys, np.array(data, np.uint8).reshape(-1, bits // 8), np.uint64(bits), hashes, found)
         return found

@@ -27,9 +27,7 @@ class CachedConfig(StepConfig, frozen=True, tag="cached"):
     """What waits, and for how long."""
 
     limit: AtLeastZero = 100  # items per request
-    top: AtLeastOne = (
-        50  # of the items that leave the rank stage, so many of the first wait if they are not on the page
-    )
+    top: AtLeastOne = 50  # so many of the first that leave the rank stage wait, if they are not on the page
     capacity: AtLeastOne = 100  # items of one user; the oldest leave
     most_recalls: Annotated[int, Meta(ge=1, le=255)] = 10  # an item leaves with its so many-th recall
     max_age_days: AboveZero = 3.0  # … or at this age

@@ -36,9 +36,7 @@ class KeyedConfig(StepConfig, frozen=True, tag="keyed"):
     profile: str = ""  # column of the profile that holds keys, one or a list; "" = none
     context: str = ""  # name in the request's context that holds keys, one or a list; "" = none
     keys: AtLeastOne = 20  # most keys that are looked up, those of the most interest
-    neighbours: AtLeastZero = (
-        0  # look up the so many keys most similar to each instead, by co-interest; 0 = the key itself
-    )
+    neighbours: AtLeastZero = 0  # look up so many keys most similar to each instead, by co-interest; 0 = itself
     per_key: AtLeastZero = 50  # most items of one key; 0 = all
     order: OrderConfig = OrderConfig()  # of a list
 
