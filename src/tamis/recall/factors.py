@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
 from tamis.index.vectors import Vectors, VectorsConfig
+from tamis.recall.ascending import rows_among
 from tamis.types import Candidates, Query
 
 F32 = NDArray[np.float32]
@@ -48,10 +49,7 @@ class Factors:
 
     def rows(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
         """[n] the row of each item, −1 for one that has no vector."""
-        if not len(self.items):
-            return np.full(len(items), -1)
-        at = np.minimum(np.searchsorted(self.items, items), len(self.items) - 1)
-        return np.where(self.items[at] == items, at, -1)
+        return rows_among(self.items, items)
 
     def vectors(self, rows: NDArray[np.int64]) -> F32:
         """[n, d] the vectors of rows."""

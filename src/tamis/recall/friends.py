@@ -11,6 +11,7 @@ from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastOne, AtLeastZero, StepConfig
 from tamis.features.fields import text, words
 from tamis.features.inputs import Inputs
+from tamis.recall.ascending import rows_among
 from tamis.recall.last_liked import last_liked
 from tamis.recall.neighbours import Neighbours
 from tamis.types import Candidates, Query, item_keys
@@ -60,12 +61,8 @@ class Friends:
 
     def _numbers(self, user_ids: list[str]) -> NDArray[np.int64]:
         """Numbers of those that are known."""
-        if not len(self.keys):
-            return self.numbers
-        asked = item_keys(user_ids)
-        place = np.minimum(np.searchsorted(self.keys, asked), len(self.keys) - 1)
-        known: NDArray[np.int64] = self.numbers[place[self.keys[place] == asked]]
-        return known
+        rows = rows_among(self.keys, item_keys(user_ids))
+        return np.asarray(self.numbers[rows[rows >= 0]])
 
     def save(self, folder: Path) -> None:
         self.table.save(folder)

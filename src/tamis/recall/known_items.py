@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
 from tamis.index.vectors import Vectors, VectorsConfig
+from tamis.recall.ascending import rows_among
 from tamis.types import Candidates, Catalog
 
 
@@ -65,11 +66,3 @@ class KnownItems:
     def load(cls, folder: Path) -> Self:
         """What `save` wrote, memory-mapped. Raises ArtifactError."""
         return cls(load_array(folder, "items"), Vectors.load(folder))
-
-
-def rows_among(items: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[n] where each number stands among the ascending `items`, −1 for those that are not there."""
-    if not len(items):
-        return np.full(len(numbers), -1, np.int64)
-    rows = np.minimum(np.searchsorted(items, numbers), len(items) - 1)
-    return np.where(items[rows] == numbers, rows, -1)

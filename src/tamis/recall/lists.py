@@ -22,6 +22,7 @@ from tamis.data.dataset import DAY_SECONDS
 from tamis.errors import ArtifactError
 from tamis.features.geohash import shorter
 from tamis.features.inputs import Inputs
+from tamis.recall.ascending import rows_among
 from tamis.recall.neighbours import best
 from tamis.types import ACTION_CODE, Action, Candidates, Catalog, Query
 
@@ -130,10 +131,7 @@ class Lists:
 
     def rows(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """[n] the place of each key among the lists', −1 for one that has none."""
-        if not len(self.keys):
-            return np.full(len(keys), -1, np.int64)
-        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[place] == keys, place, -1)
+        return rows_among(self.keys, keys)
 
     def _listed(self, seeds: Seeds, query: Query, most: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """(seed, item, worth) of the first open items of each list."""

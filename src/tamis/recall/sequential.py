@@ -27,7 +27,8 @@ from tamis.nets.folder import NetFolder
 from tamis.nets.next_item_plans import Sequences, SequentialPlan
 from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
-from tamis.recall.known_items import KnownItems, rows_among
+from tamis.recall.ascending import rows_among
+from tamis.recall.known_items import KnownItems
 from tamis.types import ACTION_CODE, Candidates, Catalog, History, Query
 
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tamis.index.vectors import VectorsConfig
-from tamis.recall.known_items import KnownItems, rows_among
+from tamis.recall.ascending import rows_among
+from tamis.recall.known_items import KnownItems
 from tamis.types import Catalog
 
 ANGLES = np.array([0.0, 0.1, 0.3, 0.7, 1.5])
