@@ -35,7 +35,7 @@ class KeyedConfig(StepConfig, frozen=True, tag="keyed"):
     history: AtLeastOne = 100  # distinct recent items of the user that are looked at
     profile: str = ""  # column of the profile that holds keys, one or a list; "" = none
     context: str = ""  # name in the request's context that holds keys, one or a list; "" = none
-    keys: AtLeastOne = 20  # most keys that are looked up, those of the most interest
+    keys: AtLeastOne = 20  # most keys of the user that count, those of the most interest
     neighbours: AtLeastZero = 0  # look up so many keys most similar to each instead, by co-interest; 0 = itself
     per_key: AtLeastZero = 50  # most items of one key; 0 = all
     order: OrderConfig = OrderConfig()  # of a list
