@@ -20,7 +20,6 @@ from scipy.sparse import csr_matrix
 from tamis.recall.top import scratch, top
 
 _BLOCK_BYTES: Final = 1 << 26  # sums of one block
-_BLOCKS_PER_THREAD: Final = 1  # every block goes through all common lists again
 
 
 def nearest_by_pairs(
@@ -53,9 +52,9 @@ def nearest_by_pairs(
         _fill(by_user, by_item, (*bounds, wanted.start), options, (names, ids, raw_weights))
         return bounds[1] - bounds[0]
 
-    finished = 0
+    finished = 0  # blocks are as few as they can be: each goes through all common lists again
     with ThreadPoolExecutor(workers) as pool:
-        for count in pool.map(block, _blocks(by_user, by_item, len(wanted), workers * _BLOCKS_PER_THREAD)):
+        for count in pool.map(block, _blocks(by_user, by_item, len(wanted), workers)):
             finished += count
             if done is not None:
                 done(finished)
