@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastOne, AtLeastZero, StepConfig
-from tamis.features.fields import text, words
 from tamis.features.inputs import Inputs
 from tamis.recall.ascending import rows_among
 from tamis.recall.last_liked import last_liked
 from tamis.recall.neighbours import Neighbours
+from tamis.recall.seeds import texts
 from tamis.types import Candidates, Query, item_keys
 
 
@@ -51,7 +51,7 @@ class Friends:
 
         Friends whom the bundle does not know, and a user without any, give nothing.
         """
-        ids = [text(word) for word in words(query.profile.get(self.config.column))][: self.config.friends]
+        ids = texts(query.profile.get(self.config.column), self.config.friends)
         friends = np.unique(self._numbers(ids))
         if not len(friends):
             return Candidates.empty()

@@ -28,12 +28,17 @@ def of_history(query: Query, key: Key, positives: Sequence[str], most: int) -> S
 
 
 def of_words(value: Any) -> Seeds:
-    """The keys of words as a profile or a request says them, one point each: a text, a number, a list of them.
-
-    Of a longer list the first 100 words count; half a surrogate pair, which no key has in it, is read as "?".
-    """
-    keys = stable_codes([text(word).encode("utf-8", "replace").decode() for word in words(value)[:_MOST_WORDS]])
+    """The keys of words as a profile or a request says them, one point each; of a longer list the first 100 count."""
+    keys = stable_codes(texts(value, _MOST_WORDS))
     return together(keys, np.ones(len(keys)))
+
+
+def texts(value: Any, most: int) -> list[str]:
+    """At most `most` words of a profile or a request (a text, a number, a list of them), the first, as text.
+
+    Half a surrogate pair, which no key has in it, is read as "?".
+    """
+    return [text(word).encode("utf-8", "replace").decode() for word in words(value)[:most]]
 
 
 def together(keys: NDArray[np.int64], weights: NDArray[np.float64], most: int = 0) -> Seeds:

@@ -25,7 +25,15 @@ def test_what_friends_liked_adds_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "profile", [{}, {"friends": None}, {"friends": []}, {"friends": ["nobody", 3]}, {"friends": "u0"}]
+    "profile",
+    [
+        {},
+        {"friends": None},
+        {"friends": []},
+        {"friends": ["nobody", 3]},
+        {"friends": "u0"},
+        {"friends": ["\ud800", {}]},
+    ],
 )
 def test_no_friends_and_friends_who_did_nothing_give_nothing(profile: dict[str, Any]) -> None:
     known = inputs(ROWS, DONE)
