@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from tamis.config import AtLeastZero, StepConfig
+from tamis.config import AtLeastOne, AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.cosine import nearest_columns
 from tamis.recall.interest import checked, strongest
@@ -26,14 +26,10 @@ class ItemCFConfig(StepConfig, frozen=True, tag="itemcf"):
     """
 
     limit: AtLeastZero = 300
-    neighbours: int = 20
-    history: int = 200
+    neighbours: AtLeastOne = 20
+    history: AtLeastOne = 200
     iuf: bool = False
-    user_limit: int = 0
-
-    def __post_init__(self) -> None:
-        if self.neighbours < 1 or self.history < 1 or self.user_limit < 0:
-            raise ValueError("itemcf: wanted neighbours ≥ 1, history ≥ 1 and user_limit ≥ 0")
+    user_limit: AtLeastZero = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from tamis.config import convert
+from tamis.errors import ConfigError
 from tamis.recall import cosine
 from tamis.recall.cosine import nearest_columns
 from tamis.recall.item_table import ItemTable
@@ -381,3 +383,9 @@ def test_interest_whose_squares_leave_the_range_of_floats_is_refused(value: floa
     ids, weights = similar_items(csr_matrix(np.full((3, 2), 1e139)), 1)
     assert ids.tolist() == [[1], [0]]
     assert weights.ravel().tolist() == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("wrong", [{"neighbours": 0}, {"history": 0}, {"user_limit": -1}])
+def test_settings_outside_their_bounds_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        convert({"kind": "itemcf", **wrong}, ItemCFConfig)
