@@ -51,9 +51,9 @@ def update(config: ProjectConfig, data: Path, bundles: Path, progress: Progress 
     model = load_model(bundle)
     check_same_data(bundle, model, dataset)
     learners = _learners(model.config)
-    inputs = _newest(model, dataset, progress)
-    if not len(inputs.events):
+    if dataset.span()[1] < model.trained_to:  # before the features, which take their time: updates run often
         raise DataError(f"{data}: nothing happened since {bundle.name} was trained; import what did")
+    inputs = _newest(model, dataset, progress)
     writer = BundleWriter(bundles)
     try:
         for artifact, step in steps_of(model.config).items():

@@ -102,8 +102,10 @@ def test_increments_follow_each_other_and_the_full_bundle_stays(feed: Project, t
     assert open_full(feed.bundles).name == full
     assert not (feed.bundles / first.bundle.name).exists()
     assert hashes(last, "recall.two_tower") != hashes(first, "recall.two_tower")
+    said: list[str] = []
     with pytest.raises(DataError, match="nothing happened since"):
-        update(config, feed.data, feed.bundles)
+        update(config, feed.data, feed.bundles, lambda what, _done, _total: said.append(what))
+    assert not said  # no work was begun
 
 
 def test_an_increment_never_takes_the_place_of_a_bundle_that_it_does_not_continue(
