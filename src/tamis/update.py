@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from tamis import __version__
-from tamis.artifact import Bundle, BundleWriter, locked, open_bundle, prune, publish
+from tamis.artifact import Bundle, BundleWriter, current_name, locked, open_bundle, prune, publish
 from tamis.assemble import Model, ProjectConfig, load_model, part_of, save_model
 from tamis.config import digest
 from tamis.data.dataset import Dataset
-from tamis.errors import ConfigError, DataError
+from tamis.errors import ArtifactError, ConfigError, DataError
 from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
 from tamis.lineage import check_same_data, steps_of
@@ -42,8 +42,8 @@ def update(config: ProjectConfig, data: Path, bundles: Path, progress: Progress 
     """Lets every part that can learn from the log since the served bundle, once and in its order, and publishes.
 
     data: a data set folder.   bundles: where bundles are published.
-    Raises ArtifactError without a served bundle or when it is of other data, DataError when nothing happened since,
-    ConfigError when no part learns incrementally.
+    Raises ArtifactError without a served bundle, when it is of other data or another one was published meanwhile,
+    DataError when nothing happened since, ConfigError when no part learns incrementally.
     """
     begun = time.perf_counter()
     dataset = Dataset.open(data)
@@ -51,9 +51,9 @@ def update(config: ProjectConfig, data: Path, bundles: Path, progress: Progress 
     model = load_model(bundle)
     check_same_data(bundle, model, dataset)
     learners = _learners(model.config)
-    inputs = _newest(model, dataset, progress)
-    if not len(inputs.events):
+    if dataset.span()[1] < model.trained_to:  # before the features, which take their time: updates run often
         raise DataError(f"{data}: nothing happened since {bundle.name} was trained; import what did")
+    inputs = _newest(model, dataset, progress)
     writer = BundleWriter(bundles)
     try:
         for artifact, step in steps_of(model.config).items():
@@ -71,6 +71,9 @@ def update(config: ProjectConfig, data: Path, bundles: Path, progress: Progress 
         writer.discard()
         raise
     with locked(bundles):
+        if current_name(bundles) != bundle.name:  # it would take the place of what it does not continue
+            writer.discard()
+            raise ArtifactError(f"{bundles}: another bundle was published since {bundle.name} was read; run again")
         publish(made)
         prune(bundles, config.train.keep_bundles)
     return Updated(made, len(inputs.events), learners, time.perf_counter() - begun)

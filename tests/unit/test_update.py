@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from tamis.artifact import current_name, open_bundle, open_full
+from tamis.artifact import BundleWriter, current_name, open_bundle, open_full
 from tamis.assemble import ProjectConfig, load_model
 from tamis.cli import app
 from tamis.config import override
@@ -102,8 +102,32 @@ def test_increments_follow_each_other_and_the_full_bundle_stays(feed: Project, t
     assert open_full(feed.bundles).name == full
     assert not (feed.bundles / first.bundle.name).exists()
     assert hashes(last, "recall.two_tower") != hashes(first, "recall.two_tower")
+    said: list[str] = []
     with pytest.raises(DataError, match="nothing happened since"):
-        update(config, feed.data, feed.bundles)
+        update(config, feed.data, feed.bundles, lambda what, _done, _total: said.append(what))
+    assert not said  # no work was begun
+
+
+def test_an_increment_never_takes_the_place_of_a_bundle_that_it_does_not_continue(
+    feed: Project, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clicks(feed, tiny)
+    finish = BundleWriter.finish
+    meanwhile: list[str] = []
+
+    def late(writer: BundleWriter, facts: Any) -> Any:
+        monkeypatch.setattr(BundleWriter, "finish", finish)
+        meanwhile.append(feed.update().bundle.name)  # another process is faster
+        return finish(writer, facts)
+
+    monkeypatch.setattr(BundleWriter, "finish", late)
+    with pytest.raises(ArtifactError, match="another bundle was published"):
+        feed.update()
+    assert [current_name(feed.bundles)] == meanwhile
+    assert {path.name for path in feed.bundles.iterdir() if path.is_dir() and not path.is_symlink()} == {
+        tiny.trained.bundle.name,
+        *meanwhile,
+    }
 
 
 def test_a_full_training_never_knows_of_the_increments_before_it(

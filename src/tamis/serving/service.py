@@ -110,5 +110,5 @@ class Service:
 
     def _engine(self) -> Engine:
         if self.engine is None:
-            raise NotReady("no bundle is loaded yet; `tamis train` publishes one")
+            raise NotReady("no bundle is in service yet: one is being loaded, or none is published (see `tamis train`)")
         return self.engine

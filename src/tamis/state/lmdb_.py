@@ -9,7 +9,7 @@ Databases (numbers are 8 bytes; big endian as keys, so that they sort):
     changes    version → item id, the newest change of each item only
     numbers    the last sequence number and the last item version
     facts      name → text
-    erased     BLAKE2b of the id of a user who was deleted → nothing
+    erased     BLAKE2b of the id of a user who was deleted → how often
     leftovers  user id → types.LEFTOVER rows, written with the next events instead of in transactions of their own
 
 A user's log entries form a chain from his row backwards: forgetting him walks it, and ingest pays no index for it.
@@ -46,6 +46,13 @@ _MOST_WAITING: Final = 4096  # users whose leftovers wait for the next events; t
 _TOGETHER: Final = 16  # of them written with one call's events
 
 
+class Waiting(NamedTuple):
+    """Leftovers that are not written yet. erased: the user's entry there when they came; they end with a deletion."""
+
+    rows: bytes
+    erased: bytes | None
+
+
 class Prepared(NamedTuple):
     """An event checked and packed before the transaction, so that nothing in there can refuse it."""
 
@@ -69,7 +76,7 @@ class Lmdb:
         self._log, self._event_ids, self._users = handles["log"], handles["event_ids"], handles["users"]
         self._items, self._changes, self._numbers = handles["items"], handles["changes"], handles["numbers"]
         self._facts, self._erased, self._leftovers = handles["facts"], handles["erased"], handles["leftovers"]
-        self._waiting: dict[bytes, bytes] = {}  # user → leftovers that are not written yet, the oldest first
+        self._waiting: dict[bytes, Waiting] = {}  # user → leftovers that are not written yet, the oldest first
         self._waiting_lock = Lock()
 
     def user(self, user_id: str) -> UserRow:
@@ -159,43 +166,59 @@ class Lmdb:
             event = unpack_event(value[_NUMBER.size :])
             txn.delete(_digest(event.event_id.encode("utf-8")), db=self._event_ids)
             sequence = _NUMBER.unpack_from(value)[0]
-        txn.put(_digest(key), b"", db=self._erased)
+        times = txn.get(_digest(key), db=self._erased) or _NUMBER.pack(0)  # older stores have nothing there
+        txn.put(_digest(key), _NUMBER.pack(_NUMBER.unpack(times)[0] + 1), db=self._erased)
         txn.delete(key, db=self._leftovers)
         return True
 
     def leftovers(self, user_id: str) -> NDArray[Any]:
         """What is left over of the user's requests; of another process, what it has written."""
         key = user_key_bytes(user_id)
-        raw = self._waiting.get(key)
-        if raw is None:
-            raw = self._store.read(lambda txn: txn.get(key, db=self._leftovers))
-        return np.frombuffer(raw or b"", LEFTOVER)
+        waiting = self._waiting.get(key)
+
+        def rows(txn: Any) -> bytes | None:
+            if waiting and self._is_valid(txn, key, waiting):
+                return waiting.rows
+            raw: bytes | None = txn.get(key, db=self._leftovers)
+            return raw
+
+        return np.frombuffer(self._store.read(rows) or b"", LEFTOVER)
 
     def keep_leftovers(self, user_id: str, rows: NDArray[Any]) -> None:
         """Replaces it with the next events that are applied; somebody unknown has nothing."""
         key = user_key_bytes(user_id)
-        if self._store.read(lambda txn: txn.get(key, db=self._users)) is None:
+
+        def known_and_erased(txn: Any) -> tuple[bool, bytes | None]:
+            return txn.get(key, db=self._users) is not None, txn.get(_digest(key), db=self._erased)
+
+        known, erased = self._store.read(known_and_erased)
+        if not known:
             return
         with self._waiting_lock:
             self._waiting.pop(key, None)  # behind all others
-            self._waiting[key] = rows.tobytes()
+            self._waiting[key] = Waiting(rows.tobytes(), erased)
             if len(self._waiting) > _MOST_WAITING:
                 del self._waiting[next(iter(self._waiting))]
 
-    def _some_waiting(self, most: int) -> list[tuple[bytes, bytes]]:
+    def _is_valid(self, txn: Any, key: bytes, waiting: Waiting) -> bool:
+        """Whether the user was not deleted meanwhile, by whatever process, even if he came back."""
+        erased: bytes | None = txn.get(_digest(key), db=self._erased)
+        return erased == waiting.erased
+
+    def _some_waiting(self, most: int) -> list[tuple[bytes, Waiting]]:
         with self._waiting_lock:
             return list(islice(self._waiting.items(), most))
 
-    def _write_leftovers(self, txn: Any, waiting: Sequence[tuple[bytes, bytes]]) -> None:
-        for key, raw in waiting:
-            if txn.get(key, db=self._users) is not None:  # nobody who was deleted meanwhile, by whatever process
-                txn.put(key, raw, db=self._leftovers)
+    def _write_leftovers(self, txn: Any, some: Sequence[tuple[bytes, Waiting]]) -> None:
+        for key, waiting in some:
+            if self._is_valid(txn, key, waiting):
+                txn.put(key, waiting.rows, db=self._leftovers)
 
-    def _written(self, waiting: Sequence[tuple[bytes, bytes]]) -> None:
+    def _written(self, some: Sequence[tuple[bytes, Waiting]]) -> None:
         """What is on disk waits no longer, unless newer leftovers took its place."""
         with self._waiting_lock:
-            for key, raw in waiting:
-                if self._waiting.get(key) is raw:
+            for key, waiting in some:
+                if self._waiting.get(key) is waiting:
                     del self._waiting[key]
 
     def put_item(self, item: ItemRow) -> None:

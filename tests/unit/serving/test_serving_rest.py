@@ -305,6 +305,7 @@ def test_without_a_bundle_the_server_lives_is_not_ready_and_refuses() -> None:
         response = client.post("/v1/recommend", json={"user_id": "u1"})
         assert response.status_code == 503
         assert error_of(response)["code"] == "not_ready"
+        assert "being loaded" in error_of(response)["message"]
 
 
 def test_with_a_bundle_it_is_ready(client: Client) -> None:

@@ -1,6 +1,8 @@
 """The promises of `State`, kept by every backend: one suite, run over each of them."""
 
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
@@ -538,6 +540,27 @@ def test_somebody_unknown_or_deleted_has_no_leftovers(state: State) -> None:
     assert state.delete_user("u")
     state.apply([event(2, "other"), event(3)])
     assert len(state.leftovers("u")) == 0
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_what_another_process_deleted_does_not_come_back_with_leftovers(tmp_path: Path, back: bool) -> None:
+    state = Lmdb(tmp_path / "state", CONFIG)
+    script = (
+        "import sys; from pathlib import Path; from tamis.state.lmdb_ import Lmdb; "
+        "from tamis.state.settings import StateConfig; state = Lmdb(Path(sys.argv[1]), StateConfig()); "
+        "assert state.delete_user('u'); state.close()"
+    )
+    state.apply([event(1)])
+    for number in (2, 3):  # and a second time
+        state.keep_leftovers("u", left(1))
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / "state")], check=True)
+        assert len(state.leftovers("u")) == 0
+        if back:
+            state.put_user("u", {})
+        state.apply([event(10 * number, "other")])  # would write what waits
+        assert len(state.leftovers("u")) == 0
+        state.apply([event(number)])
+    state.close()
 
 
 def test_leftovers_that_wait_for_events_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
