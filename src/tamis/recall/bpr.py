@@ -9,20 +9,17 @@ give another answer each time. A million steps of width 64 take about a tenth of
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from tamis.config import AtLeastOne, AtLeastZero, NotNegative, StepConfig
 from tamis.errors import ConfigError
 from tamis.features.inputs import Inputs
 from tamis.index.vectors import VectorsConfig
-from tamis.recall.factors import F32, KnownUsers
-from tamis.types import Candidates, Catalog, Query
+from tamis.recall.factors import F32, KnownUsers, KnownUserSource
 
 
 class BPRConfig(StepConfig, frozen=True, tag="bpr"):
@@ -37,11 +34,8 @@ class BPRConfig(StepConfig, frozen=True, tag="bpr"):
 
 
 @dataclass(frozen=True, slots=True)
-class BPR:
+class BPR(KnownUserSource[BPRConfig]):
     """known: the vectors of users and items, the items' biases as their last number."""
-
-    config: BPRConfig
-    known: KnownUsers
 
     @classmethod
     def fit(cls, config: BPRConfig, inputs: Inputs, seed: int) -> Self:
@@ -54,26 +48,6 @@ class BPR:
         users, items = rank_pairs(interest, config, seed, done)
         learnt = np.bincount(interest.indices, minlength=interest.shape[1]) > 0
         return cls(config, KnownUsers.of(users, items, learnt, config.limit, (config.index, seed)))
-
-    def recall(self, query: Query) -> Candidates:
-        """The items of largest x, best first; column `score`. See KnownUsers.recall."""
-        return self.known.recall(query, self.config.limit)
-
-    def similar(
-        self, item: int, size: int, catalog: Catalog | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(ids, cosines) of at most `size` items most like `item`; see Factors.similar.
-
-        catalog: not needed, since items published after the training have no vector.
-        """
-        return self.known.factors.similar(item, size)
-
-    def save(self, folder: Path) -> None:
-        self.known.save(folder)
-
-    @classmethod
-    def load(cls, config: BPRConfig, folder: Path) -> Self:
-        return cls(config, KnownUsers.load(folder))
 
 
 def rank_pairs(

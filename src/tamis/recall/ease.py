@@ -8,11 +8,9 @@ the largest weights of each row are kept, so that it is served as a table of nei
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_matrix
 
@@ -20,9 +18,8 @@ from tamis.config import AboveZero, AtLeastOne, AtLeastZero, StepConfig
 from tamis.errors import ConfigError
 from tamis.features.inputs import Inputs
 from tamis.recall.blocks import one_thread
-from tamis.recall.item_table import ItemTable, best_of_rows
+from tamis.recall.item_table import ItemTable, TableSource, best_of_rows
 from tamis.recall.neighbours import Neighbours
-from tamis.types import Candidates, Catalog, Query
 
 
 class EASEConfig(StepConfig, frozen=True, tag="ease"):
@@ -36,11 +33,8 @@ class EASEConfig(StepConfig, frozen=True, tag="ease"):
 
 
 @dataclass(frozen=True, slots=True)
-class EASE:
+class EASE(TableSource[EASEConfig]):
     """items: the largest weights of each row of B."""
-
-    config: EASEConfig
-    items: ItemTable
 
     @classmethod
     def fit(cls, config: EASEConfig, inputs: Inputs, seed: int) -> Self:
@@ -61,26 +55,6 @@ class EASE:
 
         table = regressed(interest, config, done)
         return cls(config, ItemTable.of(table, inputs))
-
-    def recall(self, query: Query) -> Candidates:
-        """See ItemTable.recall."""
-        return self.items.recall(query, self.config.history, self.config.limit)
-
-    def similar(
-        self, item: int, size: int, catalog: Catalog | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(ids, weights) of at most `size` items that interest in `item` speaks for most; empty for one it never saw.
-
-        catalog: not needed, since items published after the training are in no table.
-        """
-        return self.items.similar(item, size)
-
-    def save(self, folder: Path) -> None:
-        self.items.save(folder)
-
-    @classmethod
-    def load(cls, config: EASEConfig, folder: Path) -> Self:
-        return cls(config, ItemTable.load(folder))
 
 
 def regressed(

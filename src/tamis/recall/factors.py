@@ -8,7 +8,7 @@ a 0 there, which changes no inner product. (Bachrach et al., RecSys 2014.)
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tamis.artifact import load_array, save_arrays
 from tamis.index.vectors import Vectors, VectorsConfig
 from tamis.recall.ascending import rows_among
-from tamis.types import Candidates, Query
+from tamis.types import Candidates, Catalog, Query
 
 F32 = NDArray[np.float32]
 
@@ -130,6 +130,44 @@ class KnownUsers:
     def load(cls, folder: Path) -> Self:
         """What `save` wrote, memory-mapped. Raises ArtifactError."""
         return cls(load_array(folder, "users"), Factors.load(folder))
+
+
+class _Limited(Protocol):
+    """The setting that such channels share."""
+
+    @property
+    def limit(self) -> int: ...  # items per request, 0 = all
+
+
+C = TypeVar("C", bound=_Limited)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownUserSource(Generic[C]):
+    """What a channel of known users does once it is fitted; the channels differ in how `fit` finds the vectors."""
+
+    config: C
+    known: KnownUsers
+
+    def recall(self, query: Query) -> Candidates:
+        """The items of largest inner product, best first; column `score`. See KnownUsers.recall."""
+        return self.known.recall(query, self.config.limit)
+
+    def similar(
+        self, item: int, size: int, catalog: Catalog | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(ids, cosines) of at most `size` items most like `item`; see Factors.similar.
+
+        catalog: not needed, since items published after the training have no vector.
+        """
+        return self.known.factors.similar(item, size)
+
+    def save(self, folder: Path) -> None:
+        self.known.save(folder)
+
+    @classmethod
+    def load(cls, config: C, folder: Path) -> Self:
+        return cls(config, KnownUsers.load(folder))
 
 
 def _longer(queries: F32) -> F32:

@@ -13,7 +13,6 @@ one half.) Only the largest weights of each row are kept, so that it is served a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
@@ -25,9 +24,8 @@ from scipy.sparse import csr_matrix, diags_array
 from tamis.config import AtLeastOne, AtLeastZero, NotNegative, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.blocks import one_thread
-from tamis.recall.item_table import ItemTable, best_of_rows
+from tamis.recall.item_table import ItemTable, TableSource, best_of_rows
 from tamis.recall.neighbours import Neighbours
-from tamis.types import Candidates, Catalog, Query
 
 F32 = NDArray[np.float32]
 
@@ -50,11 +48,8 @@ class GraphFilterConfig(StepConfig, frozen=True, tag="graph_filter"):
 
 
 @dataclass(frozen=True, slots=True)
-class GraphFilter:
+class GraphFilter(TableSource[GraphFilterConfig]):
     """items: the largest weights of each row of W."""
-
-    config: GraphFilterConfig
-    items: ItemTable
 
     @classmethod
     def fit(cls, config: GraphFilterConfig, inputs: Inputs, seed: int) -> Self:
@@ -66,26 +61,6 @@ class GraphFilter:
 
         table = filtered(interest, config, seed, done)
         return cls(config, ItemTable.of(table, inputs))
-
-    def recall(self, query: Query) -> Candidates:
-        """See ItemTable.recall."""
-        return self.items.recall(query, self.config.history, self.config.limit)
-
-    def similar(
-        self, item: int, size: int, catalog: Catalog | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(ids, weights) of at most `size` items that interest in `item` speaks for most; empty for one it never saw.
-
-        catalog: not needed, since items published after the training are in no table.
-        """
-        return self.items.similar(item, size)
-
-    def save(self, folder: Path) -> None:
-        self.items.save(folder)
-
-    @classmethod
-    def load(cls, config: GraphFilterConfig, folder: Path) -> Self:
-        return cls(config, ItemTable.load(folder))
 
 
 def filtered(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numba import njit
@@ -14,7 +14,7 @@ from tamis.features.inputs import Inputs
 from tamis.recall.blocks import in_blocks
 from tamis.recall.neighbours import Neighbours, liked
 from tamis.recall.top import scratch, top
-from tamis.types import ACTION_CODE, Candidates, Query
+from tamis.types import ACTION_CODE, Candidates, Catalog, Query
 
 _BLOCK: Final = 256  # rows at once and thread: of 100,000 items 100 MB
 
@@ -61,6 +61,46 @@ class ItemTable:
     def load(cls, folder: Path) -> Self:
         """What `save` wrote, memory-mapped. Raises ArtifactError."""
         return cls(Neighbours.load(folder), load_array(folder, "actions"))
+
+
+class _Walk(Protocol):
+    """The settings that all such channels have."""
+
+    @property
+    def limit(self) -> int: ...  # items per request, 0 = all
+    @property
+    def history(self) -> int: ...  # distinct recent items of the user that are looked up
+
+
+C = TypeVar("C", bound=_Walk)
+
+
+@dataclass(frozen=True, slots=True)
+class TableSource(Generic[C]):
+    """What a channel of one table does once it is fitted; the channels differ in how `fit` counts the table."""
+
+    config: C
+    items: ItemTable
+
+    def recall(self, query: Query) -> Candidates:
+        """See ItemTable.recall."""
+        return self.items.recall(query, self.config.history, self.config.limit)
+
+    def similar(
+        self, item: int, size: int, catalog: Catalog | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(ids, weights) of at most `size` items that interest in `item` speaks for most; empty for one it never saw.
+
+        catalog: not needed, since items published after the training are in no table.
+        """
+        return self.items.similar(item, size)
+
+    def save(self, folder: Path) -> None:
+        self.items.save(folder)
+
+    @classmethod
+    def load(cls, config: C, folder: Path) -> Self:
+        return cls(config, ItemTable.load(folder))
 
 
 def best_of_rows(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -13,9 +12,8 @@ from tamis.config import AtLeastOne, AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.cosine import nearest_columns
 from tamis.recall.interest import checked, strongest
-from tamis.recall.item_table import ItemTable
+from tamis.recall.item_table import ItemTable, TableSource
 from tamis.recall.neighbours import Neighbours
-from tamis.types import Candidates, Catalog, Query
 
 
 class ItemCFConfig(StepConfig, frozen=True, tag="itemcf"):
@@ -33,11 +31,8 @@ class ItemCFConfig(StepConfig, frozen=True, tag="itemcf"):
 
 
 @dataclass(frozen=True, slots=True)
-class ItemCF:
+class ItemCF(TableSource[ItemCFConfig]):
     """items: the nearest items of each item by their cosines."""
-
-    config: ItemCFConfig
-    items: ItemTable
 
     @classmethod
     def fit(cls, config: ItemCFConfig, inputs: Inputs, seed: int) -> Self:
@@ -51,26 +46,6 @@ class ItemCF:
             interest, config.neighbours, iuf=config.iuf, user_limit=config.user_limit, done=done
         )
         return cls(config, ItemTable.of(Neighbours(ids, weights), inputs))
-
-    def recall(self, query: Query) -> Candidates:
-        """See ItemTable.recall."""
-        return self.items.recall(query, self.config.history, self.config.limit)
-
-    def similar(
-        self, item: int, size: int, catalog: Catalog | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(ids, cosines) of at most `size` items nearest to `item`, nearest first; empty for one it never saw.
-
-        catalog: not needed, since items published after the training are in no table of neighbours.
-        """
-        return self.items.similar(item, size)
-
-    def save(self, folder: Path) -> None:
-        self.items.save(folder)
-
-    @classmethod
-    def load(cls, config: ItemCFConfig, folder: Path) -> Self:
-        return cls(config, ItemTable.load(folder))
 
 
 def similar_items(

@@ -10,19 +10,17 @@ swipe says little. It knows ids alone. Channels without these flaws are the two 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from tamis.config import AtLeastOne, AtLeastZero, NotNegative, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.index.vectors import VectorsConfig
-from tamis.recall.factors import KnownUsers
+from tamis.recall.factors import KnownUsers, KnownUserSource
 from tamis.recall.least_squares import F32, alternate, both_sides, drawn
-from tamis.types import Action, Candidates, Catalog, Query
+from tamis.types import Action
 
 
 class MatrixCompletionConfig(StepConfig, frozen=True, tag="matrix_completion"):
@@ -38,11 +36,8 @@ class MatrixCompletionConfig(StepConfig, frozen=True, tag="matrix_completion"):
 
 
 @dataclass(frozen=True, slots=True)
-class MatrixCompletion:
+class MatrixCompletion(KnownUserSource[MatrixCompletionConfig]):
     """known: the vectors of users and items."""
-
-    config: MatrixCompletionConfig
-    known: KnownUsers
 
     @classmethod
     def fit(cls, config: MatrixCompletionConfig, inputs: Inputs, seed: int) -> Self:
@@ -55,26 +50,6 @@ class MatrixCompletion:
         users, items = complete(cells, config, seed, done)
         learnt = np.bincount(cells.indices, minlength=cells.shape[1]) > 0
         return cls(config, KnownUsers.of(users, items, learnt, config.limit, (config.index, seed)))
-
-    def recall(self, query: Query) -> Candidates:
-        """The items of largest inner product, best first; column `score`. See KnownUsers.recall."""
-        return self.known.recall(query, self.config.limit)
-
-    def similar(
-        self, item: int, size: int, catalog: Catalog | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(ids, cosines) of at most `size` items most like `item`; see Factors.similar.
-
-        catalog: not needed, since items published after the training have no vector.
-        """
-        return self.known.factors.similar(item, size)
-
-    def save(self, folder: Path) -> None:
-        self.known.save(folder)
-
-    @classmethod
-    def load(cls, config: MatrixCompletionConfig, folder: Path) -> Self:
-        return cls(config, KnownUsers.load(folder))
 
 
 def observed(inputs: Inputs, unclicked: bool) -> csr_matrix:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -12,10 +11,9 @@ from scipy.sparse import csr_matrix
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, NotNegative, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.interest import checked, sampled, strongest
-from tamis.recall.item_table import ItemTable
+from tamis.recall.item_table import ItemTable, TableSource
 from tamis.recall.neighbours import Neighbours
 from tamis.recall.pair_sums import nearest_by_pairs
-from tamis.types import Candidates, Catalog, Query
 
 
 class SwingConfig(StepConfig, frozen=True, tag="swing"):
@@ -36,11 +34,8 @@ class SwingConfig(StepConfig, frozen=True, tag="swing"):
 
 
 @dataclass(frozen=True, slots=True)
-class Swing:
+class Swing(TableSource[SwingConfig]):
     """items: the nearest items of each item by their sums over pairs of common fans."""
-
-    config: SwingConfig
-    items: ItemTable
 
     @classmethod
     def fit(cls, config: SwingConfig, inputs: Inputs, seed: int) -> Self:
@@ -60,26 +55,6 @@ class Swing:
             done=done,
         )
         return cls(config, ItemTable.of(Neighbours(ids, weights), inputs))
-
-    def recall(self, query: Query) -> Candidates:
-        """See ItemTable.recall."""
-        return self.items.recall(query, self.config.history, self.config.limit)
-
-    def similar(
-        self, item: int, size: int, catalog: Catalog | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(ids, sums) of at most `size` items nearest to `item`, nearest first; empty for one it never saw.
-
-        catalog: not needed, since items published after the training are in no table of neighbours.
-        """
-        return self.items.similar(item, size)
-
-    def save(self, folder: Path) -> None:
-        self.items.save(folder)
-
-    @classmethod
-    def load(cls, config: SwingConfig, folder: Path) -> Self:
-        return cls(config, ItemTable.load(folder))
 
 
 def similar_items(  # noqa: PLR0913 - the options of a kernel are its parameters
