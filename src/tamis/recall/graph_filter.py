@@ -24,6 +24,7 @@ from scipy.sparse import csr_matrix, diags_array
 from tamis.config import AtLeastOne, AtLeastZero, NotNegative, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.recall.blocks import one_thread
+from tamis.recall.interest import checked
 from tamis.recall.item_table import ItemTable, TableSource, best_of_rows
 from tamis.recall.neighbours import Neighbours
 
@@ -72,9 +73,7 @@ def filtered(
     2 · components · items² additions, and memory for components · items numbers and one block of rows for each thread.
     The same answer for any number of threads.
     """
-    matrix = csr_matrix(interactions, dtype=np.float32)
-    if not np.isfinite(matrix.data).all() or (matrix.data < 0).any():
-        raise ValueError("interactions has a value that is negative or not finite")
+    matrix = checked(csr_matrix(interactions, dtype=np.float32))  # after the cast: what leaves its range is refused
     users, items = (np.asarray(matrix.sum(axis=axis), np.float64).ravel() for axis in (1, 0))
     scaled = diags_array(_powers(users, -config.user_power)) @ matrix @ diags_array(_powers(items, -config.item_power))
     edges = csr_matrix(scaled, dtype=np.float32)
