@@ -4,7 +4,7 @@ Nobody needs to have acted on an item to be found: one published a moment ago ha
 of every item of which it is as near as the neighbours in the table are.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -41,6 +41,7 @@ class SimilarContent:
     config: SimilarContentConfig
     table: Neighbours
     actions: NDArray[np.uint8]
+    fresh: "_FreshUnits" = field(default_factory=lambda: _FreshUnits(), compare=False, repr=False)
 
     @classmethod
     def fit(cls, config: SimilarContentConfig, inputs: Inputs, seed: int) -> Self:
@@ -68,15 +69,14 @@ class SimilarContent:
         self, query: Query, items: NDArray[np.int64], interest: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Items that the table does not know yet, with their sums."""
-        catalog = query.catalog
-        fresh = np.arange(max(len(self.table), len(catalog) - FRESH), len(catalog))
-        fresh = fresh[~(catalog.closed[fresh] | np.isin(fresh, query.history.items))]
+        fresh, units = self.fresh.of(query.catalog, len(self.table))
         if not len(fresh):
             return fresh, np.empty(0)
-        near = _unit(catalog.column("vector", items)) @ _unit(catalog.column("vector", fresh)).T
+        near = _unit(query.catalog.column("vector", items)) @ units.T
         near *= near > self._least(items)[:, None]
         score = interest @ near
-        return fresh[score > 0], score[score > 0]
+        use = (score > 0) & ~np.isin(fresh, query.history.items)
+        return fresh[use], score[use]
 
     def _least(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
         """[m] the cosine of each item's last neighbour; 0 for one that has fewer than there could be."""
@@ -108,6 +108,28 @@ class SimilarContent:
     @classmethod
     def load(cls, config: SimilarContentConfig, folder: Path) -> Self:
         return cls(config, Neighbours.load(folder), load_array(folder, "actions"))
+
+
+class _FreshUnits:
+    """The open items of a snapshot that the table does not know, with their vectors at length 1: made once for each.
+
+    Threads may share the object: a snapshot's result is one reference that is replaced whole.
+    """
+
+    __slots__ = ("_latest",)
+
+    def __init__(self) -> None:
+        self._latest: tuple[Catalog, NDArray[np.int64], NDArray[np.float32]] | None = None
+
+    def of(self, catalog: Catalog, since: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(items [f], vectors [f, d]) of the last `FRESH` items from number `since` on."""
+        latest = self._latest
+        if latest is None or latest[0] is not catalog:
+            fresh = np.arange(max(since, len(catalog) - FRESH), len(catalog))
+            fresh = fresh[~catalog.closed[fresh]]
+            latest = catalog, fresh, _unit(catalog.column("vector", fresh))
+            self._latest = latest
+        return latest[1:]
 
 
 def nearest(vectors: NDArray[np.float32], k: int, config: VectorsConfig, seed: int) -> Neighbours:

@@ -35,6 +35,18 @@ def test_a_fresh_item_is_found_by_its_own_vector_where_it_is_near_enough() -> No
     assert channel.recall(query(catalog, [(5, CLICK)])).ids.tolist() == [6]  # liked while fresh: fresh ones near it
 
 
+def test_fresh_vectors_are_prepared_once_per_snapshot() -> None:
+    known = inputs(ROWS)
+    channel = SimilarContent.fit(SimilarContentConfig(neighbours=1), known, 0)
+    catalog = published(known.catalog, [item("f", 9, 1), item("g", 1, 2)])
+    items, units = channel.fresh.of(catalog, len(ROWS))
+    assert items.tolist() == [5, 6]
+    np.testing.assert_allclose(np.linalg.norm(units, axis=1), 1, rtol=1e-6)
+    channel.recall(query(catalog, [(0, CLICK)]))
+    assert channel.fresh.of(catalog, len(ROWS))[1] is units
+    assert channel.fresh.of(closed(catalog, 5), len(ROWS))[0].tolist() == [6]
+
+
 def test_no_history_no_vector_and_one_item_give_nothing() -> None:
     known = inputs(ROWS)
     channel = SimilarContent.fit(SimilarContentConfig(), known, 0)
