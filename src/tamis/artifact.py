@@ -7,7 +7,9 @@
         bundle.json              the manifest: format, config digest, seed, code version, SHA-256 of every file
         features/…  recall.itemcf/…  rank.heads/…      one folder per artifact
 
-A bundle without `bundle.json` is unfinished and invisible. No pickle anywhere: arrays are .npy, nets are ONNX.
+A bundle without `bundle.json` is unfinished and invisible; while it is written it has a hidden folder `.run` with the
+facts of the run, the names of the artifacts that are finished, and how far the one at hand is. No pickle anywhere:
+arrays are .npy, nets are ONNX.
 """
 
 import fcntl
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
@@ -34,6 +36,7 @@ FORMAT: Final = 2
 MANIFEST: Final = "bundle.json"
 CURRENT: Final = "CURRENT"
 PUBLISHED: Final = "PUBLISHED"
+RUN: Final = ".run"
 
 
 class Format(msgspec.Struct, frozen=True):
@@ -80,16 +83,58 @@ class Bundle:
         return self.path / artifact
 
 
-class BundleWriter:
-    """A bundle being written. Nothing is visible to readers until `publish`."""
+class Run(Config, frozen=True):
+    """A training run that writes a bundle: what it is made of, all of which must be the same to go on with it.
 
-    def __init__(self, root: Path) -> None:
+    done: artifacts that are finished.
+    """
+
+    code_version: str
+    config_digest: str
+    data_digest: str
+    choice: str
+    earlier: str
+    done: tuple[str, ...] = ()
+
+
+class BundleWriter:
+    """A bundle being written. Nothing is visible to readers until `publish`.
+
+    With the facts of its `run` it holds its folder against other processes until it is finished or discarded; the
+    system drops that hold when the process ends, and then another run may go on with what is there (`resume`).
+    """
+
+    def __init__(self, root: Path, run: Run | None = None, name: str = "") -> None:
         root.mkdir(parents=True, exist_ok=True)
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        self.root = root
-        self.name = f"{stamp}-{secrets.token_hex(3)}"
+        self.root, self.run = root, run
+        self.name = name or f"{stamp}-{secrets.token_hex(3)}"
         self.path = root / self.name
-        self.path.mkdir()
+        self.path.mkdir(exist_ok=bool(name))
+        self._hold = _hold(self.path) if run else -1
+        if run:
+            if self._hold < 0:
+                raise ArtifactError(f"{self.path}: another training is writing it")
+            (self.path / RUN).mkdir(exist_ok=True)
+            self._note(run)
+
+    @classmethod
+    def resume(cls, root: Path, run: Run) -> Self | None:
+        """The newest bundle that a run like this one left unfinished, without what it had not finished; None = none."""
+        folders = [file.parent.parent for file in sorted(root.glob(f"*/{RUN}/run.json"), reverse=True)]
+        for folder in folders:
+            try:
+                found = msgspec.json.decode((folder / RUN / "run.json").read_bytes(), type=Run)
+                if msgspec.structs.replace(found, done=()) != run:
+                    continue
+                writer = cls(root, found, folder.name)
+            except (OSError, msgspec.MsgspecError, ArtifactError):
+                continue  # damaged, or another training is at work on it
+            for path in folder.iterdir():
+                if path.is_dir() and path.name not in (*found.done, RUN):
+                    shutil.rmtree(path)
+            return writer
+        return None
 
     def folder(self, artifact: str) -> Path:
         """A new empty folder for one artifact."""
@@ -97,11 +142,34 @@ class BundleWriter:
         path.mkdir(parents=True)
         return path
 
+    def checkpoint(self, artifact: str) -> Path:
+        """The file in which the training of an artifact may note how far it is."""
+        return self.path / RUN / f"{artifact}.npz"
+
+    def done(self, artifact: str) -> None:
+        """Notes that an artifact is finished, once its files are on disk."""
+        if not self.run:
+            return
+        for path in (self.path, self.path / artifact, *(self.path / artifact).rglob("*")):
+            sync(path)
+        self.run = msgspec.structs.replace(self.run, done=(*self.run.done, artifact))
+        self._note(self.run)
+        self.checkpoint(artifact).unlink(missing_ok=True)
+
+    def _note(self, run: Run) -> None:
+        replace_durably(self.path / RUN / "run.json", msgspec.json.encode(run))
+
+    def _let_go(self) -> None:
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
+
     def finish(self, facts: Mapping[str, Any]) -> Bundle:
         """Hashes every file and writes the manifest; `facts` are the Manifest fields that the caller knows.
 
         All of it is on disk before the manifest is there.
         """
+        shutil.rmtree(self.path / RUN, ignore_errors=True)
         files = {}
         for path in (self.path, *sorted(self.path.rglob("*"))):
             sync(path)  # a folder too: a file is not on disk before its name is
@@ -109,11 +177,24 @@ class BundleWriter:
                 files[path.relative_to(self.path).as_posix()] = (path.stat().st_size, _sha256(path))
         manifest = Manifest(format=FORMAT, name=self.name, created=time.time(), files=files, **facts)
         replace_durably(self.path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        self._let_go()
         return Bundle(self.path, manifest)
 
     def discard(self) -> None:
         """Removes what was written."""
         shutil.rmtree(self.path, ignore_errors=True)
+        self._let_go()
+
+
+def _hold(folder: Path) -> int:
+    """A descriptor that holds the folder until it is closed, −1 when another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return -1
+    return descriptor
 
 
 @contextmanager

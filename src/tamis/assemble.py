@@ -151,6 +151,8 @@ class TrainConfig(Config, frozen=True):
     interest_actions: Some = ("click", "like", "collect", "share")  # one point of interest each
     gate: Share = 0.2  # the page NDCG@10 may be this share below the served bundle's and still be published
     traced_users: AtLeastOne = 5000  # at most so many are run through the last bundle's funnel for hard negatives
+    checkpoint_minutes: AboveZero = 5.0  # between two notes of how far a net's training is, for --resume
+    log_steps: AtLeastOne = 500  # training steps between two lines of the log
     keep_bundles: Annotated[int, Meta(ge=2)] = 5  # published ones; older ones are deleted
 
 

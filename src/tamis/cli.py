@@ -121,6 +121,7 @@ def train(
         list[str] | None, typer.Option(help="Train this step and keep the others; may be repeated.")
     ] = None,
     warm: Annotated[bool, typer.Option("--warm", help="Begin with the weights of the last full bundle.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with such a run that was killed.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build every part, evaluate the whole funnel on the held-out days, publish a bundle.
@@ -130,7 +131,7 @@ def train(
     project = open_project(folder)
     moment = since.replace(tzinfo=UTC).timestamp() if since else -math.inf
     with bars(as_json) as progress:
-        trained = project.train(progress, Choice(moment, tuple(only or ()), warm))
+        trained = project.train(progress, Choice(moment, tuple(only or ()), warm, resume))
     show(trained.report, as_json, views.report)
     if not as_json:
         out.print(views.trained(trained))

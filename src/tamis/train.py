@@ -5,6 +5,7 @@ so that codes mean the same to old nets and new ones. Catalogue, ids and statist
 users and items never change; items that a kept part has never seen are to it what items published later are.
 """
 
+import hashlib
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from tamis import __version__
 from tamis.artifact import (
     Bundle,
     BundleWriter,
+    Run,
     current_name,
     locked,
     open_full,
@@ -28,12 +30,12 @@ from tamis.artifact import (
 )
 from tamis.assemble import ProjectConfig, TrainConfig, artifact_name, load_model, part_of, save_model, stages_of
 from tamis.config import digest
-from tamis.data.dataset import Dataset
+from tamis.data.dataset import MANIFEST, Dataset
 from tamis.data.split import by_time
 from tamis.errors import ArtifactError, DataError
 from tamis.evaluate.offline import evaluate
 from tamis.evaluate.report import Report
-from tamis.features.inputs import Inputs
+from tamis.features.inputs import Inputs, Journal
 from tamis.features.prepare import Moment, prepare
 from tamis.lineage import Before, Kept, earlier_bundle, kept_parts
 from tamis.types import Progress, silent
@@ -59,11 +61,13 @@ class Choice:
     interest, only in histories and statistics, where the server has it too.
     only: names of steps ("itemcf" or "recall.itemcf"), () = all; the others are kept as in the last full bundle.
     warm: parts that can begin with the weights of the last full bundle, and see the rows once.
+    resume: go on with a run of the same configuration, data and choice that was killed; without one, begin anew.
     """
 
     since: float = -np.inf
     only: tuple[str, ...] = ()
     warm: bool = False
+    resume: bool = False
 
 
 def train(
@@ -100,7 +104,7 @@ def train(
         raise DataError(f"{data}: no events to learn from before the held-out days begin; {wanted}")
     clock.lap("features")
     earlier = earlier_bundle(config, bundles, (dataset, split, inputs), warm=choice.warm)
-    writer = BundleWriter(bundles)
+    writer = _writer(config, data, bundles, (choice, kept, earlier))
     try:
         fit_parts(config, inputs, writer, clock, (kept, earlier))
         save_model(writer.folder, config, dataset, inputs)
@@ -120,6 +124,27 @@ def train(
         writer.discard()
         raise
     return Trained(bundle, report, seconds, release(bundle, report, config.train))
+
+
+def _writer(
+    config: ProjectConfig, data: Path, bundles: Path, of: tuple[Choice, Kept | None, Before | None]
+) -> BundleWriter:
+    """A new bundle's, or the one that a run of the same things left unfinished, if the choice is to go on with it."""
+    choice, kept, earlier = of
+    run = Run(
+        code_version=__version__,
+        config_digest=digest(config),
+        data_digest=hashlib.sha256((data / MANIFEST).read_bytes()).hexdigest(),
+        choice=repr(replace(choice, resume=False)),
+        earlier=kept.bundle.name if kept else earlier.bundle.name if earlier else "",
+    )
+    if not choice.resume:
+        return BundleWriter(bundles, run)
+    if writer := BundleWriter.resume(bundles, run):
+        log.info("goes on with", bundle=writer.name, finished=len(writer.run.done) if writer.run else 0)
+        return writer
+    log.warning("nothing to go on with: no unfinished run of this configuration, data and choice; begins anew")
+    return BundleWriter(bundles, run)
 
 
 def release(bundle: Bundle, report: Report, config: TrainConfig) -> bool:
@@ -149,13 +174,17 @@ def fit_parts(
     for stage, stage_config in stages_of(config.funnel).items():
         for name, step in stage_config.steps.items():
             artifact = artifact_name(stage, name)
+            if writer.run and artifact in writer.run.done:
+                continue
             if kept and artifact in kept.parts:
                 shutil.copytree(kept.bundle.folder(artifact), writer.folder(artifact), dirs_exist_ok=True)
                 continue
             inputs.progress(f"{stage}.{name}", 0, 1)
-            own = replace(inputs, earlier=earlier.of(artifact) if earlier else None)
+            journal = Journal(writer.checkpoint(artifact), config.train.checkpoint_minutes * 60, config.train.log_steps)
+            own = replace(inputs, earlier=earlier.of(artifact) if earlier else None, journal=journal)
             part = part_of(step).fit(step, own, config.train.seed)
             part.save(writer.folder(artifact))
+            writer.done(artifact)
             clock.lap(f"{stage}.{name}")
             log.info("part fitted", part=f"{stage}.{name}", seconds=round(clock.seconds[f"{stage}.{name}"], 2))
             inputs.progress(f"{stage}.{name}", 1, 1)

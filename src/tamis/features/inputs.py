@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,22 @@ class Sides:
     dynamic: NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What a training of a part notes of its course.
+
+    checkpoint: the file from which it goes on after a crash; None = it keeps none.   seconds: between two writings.
+    steps: between two lines of the log.
+    """
+
+    checkpoint: Path | None = None
+    seconds: float = 300.0
+    steps: int = 500
+
+
+NO_JOURNAL: Final = Journal()
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The training period.
@@ -39,6 +57,7 @@ class Inputs:
     interest_actions: the actions that make up the interest score, one point each.
     user_keys: [users] types.item_key of the users' external ids, by which one user's profile names others.
     earlier: what the last full training left for the part at hand; None at the first one.
+    journal: where the training of the part at hand notes how far it is.
     """
 
     encoder: Encoder
@@ -54,6 +73,7 @@ class Inputs:
     progress: Progress = silent
     user_keys: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     earlier: Earlier | None = None
+    journal: Journal = NO_JOURNAL
     _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
 
     @property

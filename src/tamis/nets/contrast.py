@@ -81,6 +81,8 @@ def learn(towers: Towers, inputs: Inputs, plan: ContrastPlan, seed: int) -> Repo
         judge=lambda: judge.recall(towers),
         name="two towers",
         progress=inputs.progress,
+        streams=maker.streams,
+        journal=inputs.journal,
     )
     return train(towers, problem, without_judge(plan.training, len(judge.requests)), seed)
 
@@ -118,6 +120,12 @@ class BatchMaker:
         hard = inputs.earlier.dropped() if plan.hard_share and inputs.earlier else None
         self.hard = HardDraws(hard, plan.hard_negatives, seed) if hard else None
         self.views = ViewMaker(inputs, plan.views, seed) if plan.views.weight else None
+
+    @property
+    def streams(self) -> list[np.random.Generator]:
+        """What it draws from."""
+        makers = (self.drawer, self.ids, self.hard, self.views)
+        return [stream for maker in makers if maker for stream in maker.streams]
 
     def batch(self, requests: NDArray[np.int64]) -> ContrastBatch:
         """All positives of these requests."""

@@ -139,6 +139,11 @@ class Drawer:
         self._random = np.random.default_rng(seed)
 
     @property
+    def streams(self) -> list[np.random.Generator]:
+        """What it draws from."""
+        return [self._random]
+
+    @property
     def per_request(self) -> NDArray[np.int64]:
         """[r] positives of each request."""
         return np.diff(self.starts)

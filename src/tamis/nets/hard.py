@@ -18,6 +18,11 @@ class HardDraws:
         self._dropped, self._count = dropped, count
         self._random = np.random.default_rng((seed, 3))
 
+    @property
+    def streams(self) -> list[np.random.Generator]:
+        """What it draws from."""
+        return [self._random]
+
     def draw(self, users: NDArray[np.int32]) -> NDArray[np.int64]:
         """[r, count] distinct items of each user, −1 where he has no more or one was drawn twice."""
         starts = self._dropped.starts

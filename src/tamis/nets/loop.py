@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+import msgspec
 import numpy as np
 import structlog
 import torch
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tamis.errors import ConfigError
+from tamis.features.inputs import NO_JOURNAL, Journal
+from tamis.nets import checkpoint
 from tamis.nets.optimizer import Optimizer
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.products import precision
@@ -33,6 +36,8 @@ class Problem(Generic[B]):
     loss: a scalar to minimise, the mean over rows.
     judge: the score of the net as it stands, higher is better; called after each epoch in evaluation mode.
     name: for the progress bar and the log.   progress: called as (name, rows done, rows in all).
+    streams: the generators that `batch` draws from; None = it keeps other things too, so that a training that was
+    interrupted begins anew.   journal: where it notes how far it is.
     """
 
     rows: NDArray[np.int64]
@@ -41,6 +46,8 @@ class Problem(Generic[B]):
     judge: Callable[[], float]
     name: str
     progress: Progress
+    streams: Sequence[np.random.Generator] | None = None
+    journal: Journal = NO_JOURNAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,41 +63,103 @@ class Report:
 def train(net: nn.Module, problem: Problem[B], plan: TrainingPlan, seed: int) -> Report:
     """Trains `net` in place and leaves it in evaluation mode with its best weights.
 
-    The same seed, data and number of threads give the same weights. Raises ConfigError when the training diverges: a
-    net that says NaN must not be published, and no score of it means anything.
+    The same seed, data and number of threads give the same weights, also when the training was killed in between and
+    goes on from its checkpoint. Raises ConfigError when the training diverges: a net that says NaN must not be
+    published, and no score of it means anything. Raises ArtifactError for the checkpoint of another training.
     """
-    optimizer = Optimizer(net, plan)
-    scores: list[float] = []
-    best, weights = -1, None
-    total, done, began = int(problem.rows.sum()) * plan.epochs, 0, time.perf_counter()
+    course = _Course(net, problem, plan)
+    total = int(problem.rows.sum()) * plan.epochs
     with torch_threads(plan.threads):
-        for epoch in range(plan.epochs if total else 0):
-            random = None if plan.in_order else np.random.default_rng((seed, epoch))
-            batches = cut(problem.rows, plan.batch_size, random)
+        while total and course.place.epoch < plan.epochs and not course.ended:
+            random = None if plan.in_order else np.random.default_rng((seed, course.place.epoch))
             net.train()
-            for batch, rows in _fetched(problem, batches, plan.prefetch):
-                share = 1.0 - (1.0 - plan.decay_to) * done / total
-                optimizer.clear()
-                with precision(plan.precision):
-                    loss = problem.loss(batch)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step(share)
-                done += rows
-                problem.progress(problem.name, done, total)
+            loss = course.epoch(cut(problem.rows, plan.batch_size, random), total)
             net.eval()
             with torch.no_grad():
-                _check_finite(net, loss, f"{problem.name}: after {done} of {total} rows")
-                scores.append(problem.judge())
-            log.info("epoch", net=problem.name, epoch=epoch, score=round(scores[-1], 5))
-            if best < 0 or scores[-1] > scores[best] or not plan.patience:
-                best = epoch
-                weights = _copy(net) if epoch + 1 < plan.epochs else None
-            elif epoch - best >= plan.patience:
-                break
-    if weights is not None and best + 1 < len(scores):
-        net.load_state_dict(weights)
-    net.eval()
-    return Report(tuple(scores), best, done, time.perf_counter() - began)
+                _check_finite(net, loss, f"{problem.name}: after {course.place.done} of {total} rows")
+                course.judged(problem.judge())
+    course.finish()
+    return Report(course.place.scores, course.place.best, course.place.done, time.perf_counter() - course.began)
+
+
+class _Course(Generic[B]):
+    """A training under way: where it stands, the optimizer, the best weights so far."""
+
+    def __init__(self, net: nn.Module, problem: Problem[B], plan: TrainingPlan) -> None:
+        self.net, self.problem, self.plan = net, problem, plan
+        self.optimizer = Optimizer(net, plan)
+        self.place, self.weights = checkpoint.Place(), None
+        self.file = problem.journal.checkpoint if problem.streams is not None else None
+        self.streams = [*(problem.streams or ()), *checkpoint.streams_of(net)[0]]
+        if self.file is not None:
+            self.place, self.weights = checkpoint.load(self.file, net, self.optimizer)
+            if self.place.streams:
+                checkpoint.set_states(self.streams, self.place.streams)
+                log.info("training goes on", net=problem.name, epoch=self.place.epoch, rows=self.place.done)
+        self.began = self.noted = time.perf_counter()
+
+    @property
+    def ended(self) -> bool:
+        """True when the score has not risen for too long."""
+        place, patience = self.place, self.plan.patience
+        return bool(patience) and bool(place.scores) and len(place.scores) - 1 - place.best >= patience
+
+    def epoch(self, batches: list[NDArray[np.int64]], total: int) -> Tensor:
+        """Does the batches of an epoch from where it stands; → the loss of the last one."""
+        loss, since, rows_since = torch.zeros(()), time.perf_counter(), 0
+        for batch, rows, streams in _fetched(self.problem, batches[self.place.batch :], self.plan.prefetch):
+            self._note(streams)
+            share = 1.0 - (1.0 - self.plan.decay_to) * self.place.done / total
+            loss = self._step(batch, share)
+            self.place = msgspec.structs.replace(self.place, batch=self.place.batch + 1, done=self.place.done + rows)
+            self.problem.progress(self.problem.name, self.place.done, total)
+            rows_since += rows
+            if self.place.batch % self.problem.journal.steps == 0:
+                rate = rows_since / (time.perf_counter() - since)
+                told = {"epoch": self.place.epoch, "step": self.place.batch, "loss": round(loss.item(), 5)}
+                log.info("training", net=self.problem.name, **told, rows_per_second=round(rate))
+                since, rows_since = time.perf_counter(), 0
+        return loss
+
+    def _step(self, batch: B, share: float) -> Tensor:
+        self.optimizer.clear()
+        with precision(self.plan.precision):
+            loss = self.problem.loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step(share)
+        return loss.detach()
+
+    def judged(self, score: float) -> None:
+        """An epoch is over."""
+        place = self.place
+        log.info("epoch", net=self.problem.name, epoch=place.epoch, score=round(score, 5))
+        scores = (*place.scores, score)
+        if place.best < 0 or score > place.scores[place.best] or not self.plan.patience:
+            place = msgspec.structs.replace(place, best=place.epoch)
+            self.weights = _copy(self.net) if place.epoch + 1 < self.plan.epochs else None
+        self.place = msgspec.structs.replace(place, epoch=place.epoch + 1, batch=0, scores=scores)
+        self._note(checkpoint.states(self.problem.streams or ()), always=True)
+
+    def finish(self) -> None:
+        """Leaves the best weights."""
+        if self.weights is not None and self.place.best + 1 < len(self.place.scores):
+            self.net.load_state_dict(self.weights)
+        self.net.eval()
+
+    def _note(self, streams: tuple[dict[str, Any], ...], *, always: bool = False) -> None:
+        """Writes a checkpoint if it is time. streams: of the batches, as before the next one was made."""
+        now = time.perf_counter()
+        if self.file is None or not (always or now - self.noted >= self.problem.journal.seconds):
+            return
+        own = checkpoint.states(self.streams[len(self.problem.streams or ()) :])
+        checkpoint.save(
+            self.file,
+            msgspec.structs.replace(self.place, streams=(*streams, *own)),
+            self.net,
+            self.optimizer,
+            self.weights,
+        )
+        self.noted = time.perf_counter()
 
 
 def cut(rows: NDArray[np.int64], batch_size: int, random: np.random.Generator | None) -> list[NDArray[np.int64]]:
@@ -106,19 +175,29 @@ def cut(rows: NDArray[np.int64], batch_size: int, random: np.random.Generator | 
     return [np.sort(piece) for piece in pieces if len(piece)]
 
 
-def _fetched(problem: Problem[B], batches: list[NDArray[np.int64]], ahead: bool) -> Iterator[tuple[B, int]]:
-    """Each batch with its number of rows, the next one being gathered while this one is used."""
+def _fetched(
+    problem: Problem[B], batches: list[NDArray[np.int64]], ahead: bool
+) -> Iterator[tuple[B, int, tuple[dict[str, Any], ...]]]:
+    """Each batch with its number of rows, the next one being gathered while this one is used.
+
+    Third comes where the streams stood before the batch was made, for who has to make it again.
+    """
+
+    def made(requests: NDArray[np.int64]) -> tuple[B, int, tuple[dict[str, Any], ...]]:
+        before = checkpoint.states(problem.streams or ())
+        return problem.batch(requests), int(problem.rows[requests].sum()), before
+
     if not ahead:
-        for requests in batches:
-            yield problem.batch(requests), int(problem.rows[requests].sum())
+        yield from map(made, batches)
         return
     with ThreadPoolExecutor(1) as worker:
-        waiting = worker.submit(problem.batch, batches[0])
-        for i, requests in enumerate(batches):
+        waiting = worker.submit(made, batches[0]) if batches else None
+        for following in (*batches[1:], None):
+            if waiting is None:
+                return
             batch = waiting.result()
-            if i + 1 < len(batches):
-                waiting = worker.submit(problem.batch, batches[i + 1])
-            yield batch, int(problem.rows[requests].sum())
+            waiting = None if following is None else worker.submit(made, following)
+            yield batch
 
 
 def _check_finite(net: nn.Module, loss: Tensor, where: str) -> None:

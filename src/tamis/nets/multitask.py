@@ -156,6 +156,8 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
         judge=judge,
         name="multitask",
         progress=inputs.progress,
+        streams=ids.streams,
+        journal=inputs.journal,
     )
     report = train(net, problem, plan, seed)
     with torch_threads(plan.threads):  # calibrators learn from the last digits too

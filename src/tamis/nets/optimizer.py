@@ -1,7 +1,9 @@
 """Adam for the layers, and for the fused table only the rows that a batch touched."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +49,29 @@ class Optimizer:
         for rows in self._tables:
             rows.step(share)
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything that later steps depend on besides the weights, by name; views, not copies."""
+        out: dict[str, NDArray[Any]] = {}
+        for layers in self._dense:
+            for i, moments in layers.state_dict()["state"].items():
+                out |= {f"layer.{i}.{name}": value.numpy() for name, value in moments.items()}
+        for i, rows in enumerate(self._tables):
+            out |= {f"table.{i}.moments": rows.moments, f"table.{i}.steps": np.array(rows.steps)}
+        return out
+
+    def set_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Puts back what `state` gave for a net of the same shape. Raises KeyError or ValueError for another one."""
+        for layers in self._dense:
+            kept: dict[int, dict[str, torch.Tensor]] = {}
+            for key, value in state.items():
+                kind, number, *name = key.split(".")
+                if kind == "layer":
+                    kept.setdefault(int(number), {})[name[0]] = torch.from_numpy(value)
+            layers.load_state_dict({**layers.state_dict(), "state": kept})
+        for i, rows in enumerate(self._tables):
+            rows.moments[:] = state[f"table.{i}.moments"]
+            rows.steps = int(state[f"table.{i}.steps"])
+
 
 class _Rows:
     """The optimizer state of one table."""
@@ -56,11 +81,11 @@ class _Rows:
         self.table = table
         self._plan = plan
         self._weight: NDArray[np.floating] = table.weight.detach().numpy()
-        self._moments = kernels.by_cache_line((rows, 2, size), self._weight.dtype)
+        self.moments = kernels.by_cache_line((rows, 2, size), self._weight.dtype)
         self._place = np.zeros(rows, np.int32)
         self._distinct = np.empty(0, np.int32)
         self._sums = np.empty((0, size), self._weight.dtype)
-        self._steps = 0
+        self.steps = 0
 
     def step(self, share: float) -> None:
         count = self._sum_gradients()
@@ -69,15 +94,15 @@ class _Rows:
         if self.table.moving is not None:
             free = self.table.moving[distinct]
             distinct, sums = distinct[free], sums[free]
-        self._steps += 1
+        self.steps += 1
         plan, line = self._plan, self.table.first_order
         rate = share * (plan.wide_learning_rate if line else plan.embedding_learning_rate)
-        root = math.sqrt(1.0 - BETAS[1] ** self._steps)
-        adam = (rate * root / (1.0 - BETAS[0] ** self._steps), EPSILON * root, *BETAS, 0.0 if line else plan.l2)
+        root = math.sqrt(1.0 - BETAS[1] ** self.steps)
+        adam = (rate * root / (1.0 - BETAS[0] ** self.steps), EPSILON * root, *BETAS, 0.0 if line else plan.l2)
 
         def work(_: int, part: Span) -> None:
             rows = slice(*part)
-            kernels.adam_rows(self._weight, self._moments, distinct[rows], sums[rows], adam)
+            kernels.adam_rows(self._weight, self.moments, distinct[rows], sums[rows], adam)
 
         side_by_side(spans(np.arange(len(distinct) + 1)) if len(distinct) else [], work)
 

@@ -29,6 +29,11 @@ class ViewMaker:
         self._random = np.random.default_rng((seed, 2))
         self._views = Views(inputs.layout.item_fields, plan, self._codes[self._there], seed)
 
+    @property
+    def streams(self) -> list[np.random.Generator]:
+        """What it draws from."""
+        return [self._random, *self._views.streams]
+
     def batch(self) -> Tensor:
         """[2m, c] codes: first one view of m distinct items, drawn evenly, then the other view of the same items."""
         count = min(self._plan.items, len(self._there))

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tamis.features.inputs import NO_JOURNAL, Journal
 from tamis.nets.batch import tensor
 from tamis.nets.embed import Table
 from tamis.nets.export import export
@@ -138,7 +139,12 @@ class SequenceBatch(NamedTuple):
 
 
 def fit_sequential(
-    sequences: Sequences, plan: SequentialPlan, seed: int, folder: Path, progress: Progress
+    sequences: Sequences,
+    plan: SequentialPlan,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+    journal: Journal = NO_JOURNAL,
 ) -> tuple[NDArray[np.float32], Report]:
     """(vectors [count, d] of the items, how it went): trains, and writes user.onnx into `folder`.
 
@@ -153,6 +159,8 @@ def fit_sequential(
         judge=lambda: judge.ndcg(net),
         name="sequential",
         progress=progress,
+        streams=maker.streams,
+        journal=journal,
     )
     report = train(net, problem, without_judge(plan.training, len(judge.users)), seed)
     example = {"entries": torch.zeros(3, plan.vector_size)}
@@ -192,6 +200,11 @@ class _BatchMaker:
         self.lengths = end - self.begin
         self.items = sequences.items
         self.draw = Draw(self.items[sequences.targets], sequences.count, plan.negatives, seed)
+
+    @property
+    def streams(self) -> list[np.random.Generator]:
+        """What it draws from."""
+        return self.draw.streams
 
     def batch(self, windows: NDArray[np.int64]) -> SequenceBatch:
         at = ranges(self.begin[windows], self.lengths[windows])

@@ -31,6 +31,11 @@ class Draw:
         self._share = np.bincount(targets, minlength=items) / max(1, len(targets))
         self._random = np.random.default_rng((seed, 2))
 
+    @property
+    def streams(self) -> list[np.random.Generator]:
+        """What it draws from."""
+        return [self._random]
+
     def of(self, targets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         """(items [u] ascending, the place of each target in them [n], −log π [u]) for a batch with these targets."""
         if self._negatives >= self._items:

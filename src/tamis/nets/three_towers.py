@@ -142,6 +142,8 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
         judge=lambda: _judged(net, inputs, plan),
         name="three towers",
         progress=inputs.progress,
+        streams=ids.streams,
+        journal=inputs.journal,
     )
     report = train(net, problem, without_judge(plan.training, len(inputs.valid.item)), seed)
     export_three_towers(net, inputs, folder)

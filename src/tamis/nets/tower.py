@@ -144,6 +144,11 @@ class IdHider:
         self._fields, self._share = id_fields(inputs), share
         self._random = np.random.default_rng((seed, 1))
 
+    @property
+    def streams(self) -> list[np.random.Generator]:
+        """What it draws from."""
+        return [self._random]
+
     def hide(self, user_codes: NDArray[np.int32], item_codes: NDArray[np.int32]) -> None:
         """Replaces ids by "unknown", in place."""
         for codes, fields in zip((user_codes, item_codes), self._fields, strict=True):

@@ -43,6 +43,11 @@ class Views:
             raise ConfigError(f"self_supervised.mask {plan.mask!r}: wanted at least two item features with codes")
         self._nearest = _nearest(self._fields, catalog) if plan.mask == "correlated" else None
 
+    @property
+    def streams(self) -> list[np.random.Generator]:
+        """What it draws from."""
+        return [self._random]
+
     def of(self, codes: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Two views [m, c] of the codes [m, c] of some items."""
         if self._plan.mask == "dropout":

@@ -89,6 +89,8 @@ def fit_youtube(
         judge=lambda: judge.recall(net),
         name="youtube dnn",
         progress=inputs.progress,
+        streams=maker.streams,
+        journal=inputs.journal,
     )
     report = train(net, problem, without_judge(plan.training, len(judge.requests)), seed)
     _export(net, inputs, folder)
@@ -143,6 +145,11 @@ class _BatchMaker:
         self.starts = np.searchsorted(request, np.arange(len(inputs.train) + 1))
         self.draw = Draw(self.target, int(self.target.max(initial=-1)) + 1, plan.negatives, seed)
         self.ids = IdHider(inputs, plan.training.unknown_share, seed)
+
+    @property
+    def streams(self) -> list[np.random.Generator]:
+        """What it draws from."""
+        return [*self.draw.streams, *self.ids.streams]
 
     def batch(self, requests: NDArray[np.int64]) -> YoutubeBatch:
         counts = self.starts[requests + 1] - self.starts[requests]

@@ -90,7 +90,7 @@ class Sequential:
         items, sequences = sequences_of(inputs, actions)
         nets = NetFolder.temporary()
         vectors, _ = nets_module("sequential").fit_sequential(
-            sequences, config.plan(), seed, nets.path, inputs.progress
+            sequences, config.plan(), seed, nets.path, inputs.progress, inputs.journal
         )
         known = KnownItems.build(items, vectors, config.index, config.limit, seed)
         return cls(config, nets, _open(nets.path), known, actions)

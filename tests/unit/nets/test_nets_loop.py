@@ -1,7 +1,9 @@
 """The training loop on a problem small enough to know the answer."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tamis.errors import ConfigError
+from tamis.errors import ArtifactError, ConfigError
+from tamis.features.inputs import Journal
 from tamis.nets import door
-from tamis.nets.loop import Problem, cut, train
+from tamis.nets.embed import Table
+from tamis.nets.layers import linear
+from tamis.nets.loop import Problem, Report, cut, train
 from tamis.nets.plans import TrainingPlan
 
 PLAN = TrainingPlan(epochs=3, batch_size=16, learning_rate=0.05, threads=1, patience=0)
@@ -136,3 +141,68 @@ def test_a_missing_torch_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_module_that_does_not_exist_is_a_bug_not_a_missing_torch() -> None:
     with pytest.raises(ModuleNotFoundError):
         door.nets_module("no_such_net")
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("prefetch", [True, False])
+@pytest.mark.parametrize("step", [1, 6, 7, 8, 15])
+def test_a_training_that_was_killed_goes_on_to_the_same_weights(tmp_path: Path, prefetch: bool, step: int) -> None:
+    """Seven steps to an epoch, three epochs; the batches and the net draw random numbers of their own."""
+    plan = replace(PLAN, prefetch=prefetch, patience=2, decay_to=0.1)
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(100, 4)).astype(np.float32))
+    codes = torch.arange(100, dtype=torch.int32)[:, None] % 9 + 1
+
+    def run(file: Path | None, most: int) -> tuple[bytes, Report | None]:
+        generator = torch.Generator().manual_seed(3)
+        net = nn.ModuleDict({"table": Table(10, 4, generator), "line": linear(8, 1, generator)})
+        net.chance = torch.Generator().manual_seed(4)
+        drawn, done = np.random.default_rng(5), [0]
+
+        def batch(requests: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(requests[drawn.permutation(len(requests))])
+
+        def loss(rows: torch.Tensor) -> torch.Tensor:
+            if done[0] == most:
+                raise Killed
+            done[0] += 1
+            noise = torch.rand(len(rows), 1, generator=net.chance)
+            return (net["line"](torch.cat([x[rows], net["table"](codes[rows], (1,))], 1)) - noise).square().mean()
+
+        lesson = Problem(
+            rows=np.ones(100, np.int64),
+            batch=batch,
+            loss=loss,
+            judge=lambda: -float(net["line"].weight.detach().square().sum()),
+            name="test",
+            progress=lambda what, rows, total: None,
+            streams=[drawn],
+            journal=Journal(file, seconds=0.0),
+        )
+        report = None
+        with suppress(Killed):
+            report = train(net, lesson, plan, 2)
+        return b"".join(value.numpy().tobytes() for value in net.state_dict().values()), report
+
+    whole, wanted = run(None, 1000)
+    file = tmp_path / "course.npz"
+    assert run(file, step)[1] is None
+    found, report = run(file, 1000)
+    assert found == whole
+    assert report is not None
+    assert wanted is not None
+    assert (report.scores, report.best, report.rows) == (wanted.scores, wanted.best, wanted.rows)
+    assert run(file, 0)[0] == whole  # a finished one has nothing left to do
+
+
+def test_the_checkpoint_of_another_net_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "course.npz"
+    kept = replace(problem(), streams=(), journal=Journal(file, seconds=0.0))
+    train(net_of_test, kept, PLAN, 1)
+    with pytest.raises(ArtifactError, match=r"course\.npz: no checkpoint of this training"):
+        train(nn.Linear(3, 1), kept, PLAN, 1)
+    file.write_bytes(b"cut short")
+    with pytest.raises(ArtifactError, match=r"course\.npz: no checkpoint of this training"):
+        train(net_of_test, kept, PLAN, 1)
