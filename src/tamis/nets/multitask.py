@@ -137,12 +137,10 @@ class MultitaskNet(nn.Module):
         else:
             query = self.table(item_codes[:, self.history_columns], (1,) * len(self.history_columns))
             item.append(self.attention(query, entries, there, rows))
-        if self.crosses is not None:  # embeddings and pooled history are fields, what lies between them numbers
-            halves = (
-                (torch.cat([user[0], *user[2:]], 1), user[1]),
-                (torch.cat([item[0], *item[3:]], 1), torch.cat(item[1:3], 1)),
-            )
-            item.append(self.crosses(met(*halves, rows)))
+        if self.crosses is not None:  # embeddings and pooled history are fields, what lies between them are numbers
+            of_user = torch.cat([user[0], *user[2:]], 1), user[1]
+            of_item = torch.cat([item[0], *item[3:]], 1), torch.cat(item[1:3], 1)
+            item.append(self.crosses(met(of_user, of_item, rows, item_codes.shape[0])))
         return torch.cat(user, 1), torch.cat(item, 1), rows
 
 

@@ -53,9 +53,10 @@ class Fields:
         return user, torch.cat([x[:, middle : self.embedded], x[:, numbers:]], 1)
 
 
-def met(user: tuple[Tensor, Tensor], item: tuple[Tensor, Tensor], rows: Rows | None) -> Tensor:
-    """[n, width] the rows of `Fields`, from (fields, numbers) of the requests [r, …] and of the candidates [n, …]."""
-    fields, numbers = (spread(part, rows) for part in user)
-    if rows is None:
-        fields, numbers = (part.expand(item[0].shape[0], -1) for part in (fields, numbers))
+def met(user: tuple[Tensor, Tensor], item: tuple[Tensor, Tensor], rows: Rows | None, count: int) -> Tensor:
+    """[n, width] the rows of `Fields`, from (fields, numbers) of the requests [r, …] and of the candidates [n, …].
+
+    count: n; when a net is exported, the length of one of its inputs, for it to differ from the example's.
+    """
+    fields, numbers = (spread(part, rows).expand(count, -1) for part in user)
     return torch.cat([fields, item[0], numbers, item[1]], 1)

@@ -39,18 +39,17 @@ class FinalMlp(nn.Module):
 
     def __init__(self, fields: Fields, hidden: Sequence[int], heads: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.fields, self.heads = fields, heads
+        self.fields, self.cut = fields, (heads, hidden[-1] // heads)
         self.width = 2 * hidden[-1] + heads
         user = fields.user * fields.size + fields.user_numbers
         self.user = Stream(user, fields.width, hidden, generator)
         self.item = Stream(fields.width - user, fields.width, hidden, generator)
-        part = hidden[-1] // heads
-        self.weights = uniform((heads, part, part), part, generator)
+        self.weights = uniform((heads, self.cut[1], self.cut[1]), self.cut[1], generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, width]."""
         of_user, of_item = self.fields.halves(x)
         user, item = self.user(of_user, x), self.item(of_item, x)
-        left, right = (torch.unflatten(side, 1, (self.heads, -1)).transpose(0, 1) for side in (user, item))
+        left, right = (torch.unflatten(side, 1, self.cut).transpose(0, 1) for side in (user, item))
         products = (torch.bmm(left, self.weights) * right).sum(2).t()
         return torch.cat([user, item, products], 1)

@@ -26,7 +26,7 @@ def pair_products(x: Tensor, right: Tensor) -> Tensor:
 
 
 def _plainly(x: Tensor, right: Tensor) -> Tensor:
-    others, _, size = right.shape
+    others, size = int(right.shape[0]), int(right.shape[2])  # numbers in the exported graph, not computed by it
     left = torch.unflatten(x[:, : others * size], 1, (others, size))
     every = torch.matmul(left, right.permute(1, 2, 0)).flatten(1)
     rows, columns = torch.triu_indices(others, others)
