@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tamis.nets.crosses.fields import Fields
-from tamis.nets.layers import linear, uniform
+from tamis.nets.layers import Affine, linear, uniform
 
 
 class LowRank(nn.Module):
@@ -37,9 +37,9 @@ class LowRank(nn.Module):
         return torch.addmm(self.bias, hidden, self.up)
 
 
-def linear_map(width: int, rank: int, experts: int, generator: torch.Generator) -> nn.Module:
+def linear_map(width: int, rank: int, experts: int, generator: torch.Generator) -> Affine | LowRank:
     """[n, d] → [n, d] by a full matrix (rank 0) or a `LowRank` one."""
-    return LowRank(width, rank, experts, generator) if rank else linear(width, width, generator)
+    return LowRank(width, rank, experts, generator) if rank else Affine(width, width, generator)
 
 
 class DcnV2(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tamis.nets.crosses.fields import Fields
-from tamis.nets.layers import linear, uniform
+from tamis.nets.layers import Affine, linear, uniform
 
 
 class Stream(nn.Module):
@@ -23,8 +23,8 @@ class Stream(nn.Module):
     def __init__(self, half: int, width: int, hidden: Sequence[int], generator: torch.Generator) -> None:
         super().__init__()
         self.first = linear(half, hidden[-1], generator)
-        self.gate = linear(hidden[-1], width, generator)
-        self.layers = nn.ModuleList(linear(a, b, generator) for a, b in pairwise((width, *hidden)))
+        self.gate = Affine(hidden[-1], width, generator)
+        self.layers = nn.ModuleList(Affine(a, b, generator) for a, b in pairwise((width, *hidden)))
 
     def forward(self, half: Tensor, x: Tensor) -> Tensor:
         """[n, hidden[-1]]."""
