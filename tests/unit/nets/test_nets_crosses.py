@@ -23,6 +23,7 @@ from tamis.nets.crosses.fm import pooled
 from tamis.nets.crosses.gdcn import Gdcn
 from tamis.nets.crosses.pair_products import _plainly, pair_products
 from tamis.nets.crosses.senet import Senet
+from tamis.nets.embed import Table
 from tamis.nets.export import export
 from tamis.nets.plans import Cross, MultitaskShape
 from tamis.nets.session import Session
@@ -261,7 +262,8 @@ def test_fm_3_without_vectors_it_is_the_line_and_it_has_no_weights_beside_them()
     x, line = torch.randn(9, 8, generator=random), torch.randn(8, generator=random)
     assert torch.equal(fm(x, 0.5, line, torch.zeros(8, 3)), 0.5 + x @ line)
     assert sum(weight.numel() for weight in block_of("fm").parameters()) == 0
-    assert 1 + line.numel() + torch.zeros(8, 3).numel() == 33
+    table, of_codes = Table(9, 3, random), Table(9, 1, random, 0.0)  # 8 codes and the padding
+    assert 1 + sum((len(each.weight) - 1) * each.size for each in (table, of_codes)) == 33
 
 
 def test_fm_4_it_learns_what_only_a_pair_says() -> None:
