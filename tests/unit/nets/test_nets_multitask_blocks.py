@@ -100,6 +100,30 @@ def test_every_layer_and_every_embedding_that_is_read_gets_a_gradient(toy: Toy, 
     assert all(leaf.grad is not None and leaf.grad.any() for _, _, leaf in net.table.taken)
 
 
+@every_block
+def test_rows_that_share_a_request_teach_what_they_would_each_with_a_request_of_its_own(toy: Toy, block: str) -> None:
+    batch = tensors(some(toy))
+    alone = [*(part[batch.row_of] for part in batch[:3]), *batch[3:6]]
+    found = []
+    for parts, row_of in ((batch[:6], batch.row_of), (alone, torch.arange(len(batch.row_of)))):
+        net = net_for(toy, block)
+        net.train()
+        logits = net(parts, row_of)
+        logits.square().mean().backward()
+        slopes = [leaf.grad for _, _, leaf in net.table.taken]
+        found.append((logits, [weight.grad for weight in net.parameters() if weight.grad is not None], slopes))
+    (together, weights, leaves), (apart, other_weights, other_leaves) = found
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+    for own, other in zip(weights, other_weights, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
+    for own, other in zip(leaves, other_leaves, strict=True):
+        if len(own) != len(other):  # of the user's side, or of the histories
+            each = other.view(len(batch.row_of), -1)
+            summed = torch.zeros(len(batch.user_codes), each.shape[1])
+            other = summed.index_add(0, batch.row_of, each).view(own.shape)
+        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
+
+
 def test_lhuc_teaches_the_users_embeddings_and_ppnet_does_not(toy: Toy) -> None:
     batch = tensors(some(toy))
     for gates, taught in (("lhuc", True), ("ppnet", False)):
