@@ -21,7 +21,7 @@ _ABOVE_ZERO: Final = (
     "wide_learning_rate",
     "play_limit_seconds",
 )
-_WIDTHS: Final = ("user_layers", "item_layers", "cross_layers", "expert_hidden", "tower_hidden")
+_WIDTHS: Final = ("user_layers", "item_layers", "cross_layers", "expert_hidden", "tower_hidden", "stream_hidden")
 _ACTIONS: Final = ("interest_actions", "positive", "positives", "heads", "labels")
 
 

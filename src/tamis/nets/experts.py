@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tamis.nets import mixture_kernels as kernels
 from tamis.nets.layers import linear, uniform
 from tamis.nets.parallel import side_by_side, spans
+from tamis.nets.personal import gated
 from tamis.nets.products import cast, product
 from tamis.nets.spread import Rows, spread
 
@@ -61,6 +62,8 @@ class Experts(nn.Module):
     """`experts` nets of the layers `hidden` each, and a gate for each of `tasks`.
 
     The first layer of all experts and all gates is split in a user half, computed per request, and an item half.
+
+    reach: [t, e] which experts each task's gate may use; None = all.   layers: (experts, units) of each hidden layer.
     """
 
     def __init__(
@@ -69,7 +72,9 @@ class Experts(nn.Module):
         super().__init__()
         user, item = widths
         self.tasks, self.experts, self.hidden = tasks, experts, tuple(hidden)
+        self.layers = tuple((experts, units) for units in hidden)
         self.gate_dropout = 0.1
+        self.reach: Tensor | None = None
         self.user_first = linear(user, experts * hidden[0], generator, fan_in=user + item)
         self.item_first = linear(item, experts * hidden[0], generator, bias=False, fan_in=user + item)
         self.user_gate = linear(user, tasks * experts, generator, fan_in=user + item)
@@ -79,45 +84,78 @@ class Experts(nn.Module):
         self.biases = nn.ParameterList([uniform((experts, 1, b), a, generator) for a, b in pairs])
         self._chance = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
 
-    def forward(self, user: Tensor, item: Tensor, rows: Rows | None) -> Tensor:
-        """[t, n, hidden[-1]] of user [r, …] and item [n, …]."""
+    def forward(self, user: Tensor, item: Tensor, rows: Rows | None, personal: Sequence[Tensor] = ()) -> Tensor:
+        """[t, n, hidden[-1]] of user [r, …] and item [n, …]. personal: a gate for each of `layers`, or none."""
         if self.experts == 1:
-            return self.outputs(user, item, rows).expand(self.tasks, -1, -1)
-        if rows is None:
-            return mix(self.gates(user, item, rows), self.outputs(user, item, rows).transpose(0, 1))
+            return self.outputs(user, item, rows, personal).expand(self.tasks, -1, -1)
         raw = self._raw_gates(user, item, rows)
-        keep = torch.empty(0, *raw.shape[1:], dtype=torch.bool)
-        if self.training and self.gate_dropout > 0:
-            keep = torch.rand(raw.shape, generator=self._chance) >= self.gate_dropout
-        out: Tensor = _Mix.apply(raw, self._before_relu(user, item, rows), keep)  # type: ignore[no-untyped-call]
-        return out
+        keep = drawn(raw, self.gate_dropout if self.training else 0.0, self.reach, self._chance)
+        return blend(raw, self._before_relu(user, item, rows, personal), keep, self.reach, served=rows is None)
 
-    def outputs(self, user: Tensor, item: Tensor, rows: Rows | None) -> Tensor:
+    def outputs(self, user: Tensor, item: Tensor, rows: Rows | None, personal: Sequence[Tensor] = ()) -> Tensor:
         """[e, n, hidden[-1]] what each expert says."""
-        return self._before_relu(user, item, rows).relu()
+        return self._before_relu(user, item, rows, personal).relu()
 
-    def gates(self, user: Tensor, item: Tensor, rows: Rows | None) -> Tensor:
-        """[n, t, e] each task's weights of the experts: ≥ 0, summing to 1."""
-        return torch.softmax(self._raw_gates(user, item, rows), -1)
+    def gates(self, user: Tensor, item: Tensor, rows: Rows | None, personal: Sequence[Tensor] = ()) -> Tensor:
+        """[n, t, e] each task's weights of the experts: ≥ 0, summing to 1. They do not depend on `personal`."""
+        return gates_of(self._raw_gates(user, item, rows), self.reach)
 
     def _raw_gates(self, user: Tensor, item: Tensor, rows: Rows | None) -> Tensor:
         raw: Tensor = spread(self.user_gate(user), rows) + self.item_gate(item)
         return raw.view(-1, self.tasks, self.experts)
 
-    def _before_relu(self, user: Tensor, item: Tensor, rows: Rows | None) -> Tensor:
-        """[e, n, hidden[-1]] the last layer of all experts."""
+    def _before_relu(self, user: Tensor, item: Tensor, rows: Rows | None, personal: Sequence[Tensor]) -> Tensor:
+        """[e, n, hidden[-1]] the last layer of all experts; a personal gate is above 0 and so as good before a relu."""
         half = self.user_first(user)
         if not self.deeper:
             only: Tensor = spread(half, rows) + self.item_first(item)
-            return only.view(-1, self.experts, self.hidden[0]).transpose(0, 1)
+            out = only.view(-1, self.experts, self.hidden[0]).transpose(0, 1)
+            return gated(out, personal[0], rows) if personal else out
         if rows is None:
             first = (half + self.item_first(item)).relu()
         else:
             first = meet(half, item, self.item_first.weight, rows)
+        if personal:
+            first = gated(first.unsqueeze(0), personal[0].flatten(1).unsqueeze(1), rows).squeeze(0)
         out = fan_out(first, self.deeper[0], self.biases[0])
-        for weight, bias in list(zip(self.deeper, self.biases, strict=True))[1:]:
-            out = torch.baddbmm(bias, out.relu(), weight)
+        for depth in range(1, len(self.hidden)):
+            if depth > 1:
+                out = torch.baddbmm(self.biases[depth - 1], out.relu(), self.deeper[depth - 1])
+            if personal:
+                out = gated(out, personal[depth], rows)
         return out
+
+
+def drawn(raw: Tensor, dropout: float, reach: Tensor | None, chance: torch.Generator) -> Tensor:
+    """[n, t, e] which gates count: each is dropped with the chance `dropout`, and all beyond `reach` are.
+
+    Where nothing would be left, what is in reach stays. Empty [0, t, e] when all count.   raw: [n, t, e].
+    """
+    keep = torch.empty(0, *raw.shape[1:], dtype=torch.bool)
+    if dropout > 0:
+        keep = torch.rand(raw.shape, generator=chance) >= dropout
+    if reach is None:
+        return keep
+    if not dropout > 0:
+        return reach.expand(raw.shape).contiguous()
+    keep &= reach
+    return torch.where(keep.any(-1, keepdim=True), keep, reach)
+
+
+def gates_of(raw: Tensor, reach: Tensor | None) -> Tensor:
+    """[n, t, e] the softmax of raw gates, over the experts in reach."""
+    return torch.softmax(raw if reach is None else raw.masked_fill(~reach, -torch.inf), -1)
+
+
+def blend(raw: Tensor, before: Tensor, keep: Tensor, reach: Tensor | None, served: bool) -> Tensor:
+    """[t, n, h] each task's mixture of relu(before [e, n, h]) by softmax(raw [n, t, e]) over the kept experts.
+
+    served: by plain operations that can be exported, over all in reach.
+    """
+    if served:
+        return mix(gates_of(raw, reach), before.relu().transpose(0, 1))
+    out: Tensor = _Mix.apply(raw, before, keep)  # type: ignore[no-untyped-call]
+    return out
 
 
 def meet(user: Tensor, item: Tensor, weight: Tensor, rows: Rows) -> Tensor:

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from tamis.data.samples import Samples
 from tamis.nets.labels import PLAY
 from tamis.nets.layers import uniform
+from tamis.nets.personal import gated
+from tamis.nets.spread import Rows
 
 PlayLoss = Literal["ratio", "weighted"]
 
@@ -37,10 +39,12 @@ class Towers(nn.Module):
         self.weights = nn.ParameterList([uniform((tasks, a, b), a, generator) for a, b in pairs])
         self.biases = nn.ParameterList([uniform((tasks, 1, b), a, generator) for a, b in pairs])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[t, n]."""
+    def forward(self, x: Tensor, personal: Sequence[Tensor] = (), rows: Rows | None = None) -> Tensor:
+        """[t, n]. personal: gates [r, t, d] of what each layer reads, or none; rows: whose."""
         last = len(self.weights) - 1
         for depth, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if personal:
+                x = gated(x, personal[depth], rows)
             x = torch.baddbmm(bias, x, weight)
             if depth < last:
                 x = x.relu_()

@@ -3,7 +3,9 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from tamis.nets.products import cast, product
 
 
 def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> nn.Parameter:
@@ -24,3 +26,19 @@ def linear(
     if bias:
         layer.bias = uniform((outputs,), fan_in or inputs, generator)
     return layer
+
+
+class Affine(nn.Module):
+    """[n, inputs] → [n, outputs], a linear layer whose products are made as `products.precision` asks."""
+
+    def __init__(self, inputs: int, outputs: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = uniform((outputs, inputs), inputs, generator)
+        self.bias = uniform((outputs,), inputs, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, outputs]."""
+        left, right = cast(x), cast(self.weight)
+        if left.dtype == x.dtype:
+            return nn.functional.linear(x, self.weight, self.bias)
+        return product(left, right.t()).add_(self.bias)

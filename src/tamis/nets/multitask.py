@@ -4,6 +4,9 @@ Beside the towers every head has a linear model ("wide"), which learns what need
 from what the experts read, and a weight for every code of the item (its id, author, category …), which says how good
 such an item is to anyone. An embedding says so only through layers that all items share, too slowly for rare ones.
 (Cheng et al., "Wide & deep learning for recommender systems", 2016.)
+
+Feature crosses (`nets.crosses`) read both sides of a candidate, so what they say joins the candidate's side: experts
+and gates read it (a cross under the layers), and so does the straight line (a cross beside them).
 """
 
 from collections.abc import Sequence
@@ -22,6 +25,8 @@ from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.metrics import auc
 from tamis.nets.batch import TensorBatch, tensors
+from tamis.nets.crosses.chosen import Crosses
+from tamis.nets.crosses.fields import Fields, met
 from tamis.nets.embed import Standardize, Table, widths_of
 from tamis.nets.experts import Experts, GateUse
 from tamis.nets.export import export
@@ -29,7 +34,9 @@ from tamis.nets.heads import HeadPlan, Targets, Towers, loss, starts
 from tamis.nets.labels import PLAY
 from tamis.nets.layers import linear
 from tamis.nets.loop import Problem, Report, torch_threads, train
+from tamis.nets.personal import PersonalGates
 from tamis.nets.plans import MultitaskShape, TrainingPlan
+from tamis.nets.ple import Ple
 from tamis.nets.sequence import DinAttention, DotAttention, mean_pool
 from tamis.nets.spread import Rows, spread
 from tamis.nets.tower import IdHider
@@ -68,12 +75,20 @@ class MultitaskNet(nn.Module):
         if shape.attention != "mean" and query:
             kind = DinAttention if shape.attention == "din" else DotAttention
             self.attention = kind(query, entry, shape.attention_hidden, generator)
-        user = len(self.user_widths) * size + len(layout.user_dense) + (0 if self.attention else entry)
-        item = len(self.item_widths) * size + len(layout.item_dense) + len(layout.item_dynamic)
-        widths = (user, item + (entry if self.attention else 0))
-        self.experts = Experts(widths, len(heads), shape.experts, shape.expert_hidden, generator)
-        self.experts.gate_dropout = shape.gate_dropout
+        of_user, of_item = (0, layout.history_codes) if self.attention else (layout.history_codes, 0)
+        numbers = len(layout.user_dense), len(layout.item_dense) + len(layout.item_dynamic)
+        fields = Fields(len(self.user_widths) + of_user, len(self.item_widths) + of_item, size, *numbers)
+        self.crosses = Crosses(fields, shape, generator) if shape.crosses else None
+        item = fields.item * size + numbers[1] + (self.crosses.width if self.crosses else 0)
+        widths = (fields.user * size + numbers[0], item)
+        self.experts = _experts(widths, len(heads), shape, generator)
         self.towers = Towers(len(heads), shape.expert_hidden[-1], shape.tower_hidden, generator)
+        self.personal: PersonalGates | None = None
+        self.gates_towers = shape.personal_gates == "ppnet"
+        if shape.personal_gates != "none":
+            read = [(len(heads), width) for width in (shape.expert_hidden[-1], *shape.tower_hidden)]
+            layers = read if self.gates_towers else self.experts.layers
+            self.personal = PersonalGates(widths[0], layers, shape.personal_hidden, self.gates_towers, generator)
         self.wide: nn.ModuleList | None = None
         if shape.wide:
             halves = [linear(width, len(heads), generator, bias=False, fan_in=sum(widths)) for width in widths]
@@ -87,13 +102,25 @@ class MultitaskNet(nn.Module):
         row_of: [n] each candidate's request; None when all are of the only one (r = 1).
         """
         user, item, rows = self.sides(batch, row_of)
-        out: Tensor = self.towers(self.experts(user, item, rows))
+        of_experts, of_towers = self._personal(user)
+        out: Tensor = self.towers(self.experts(user, item, rows, of_experts), of_towers, rows)
         if self.wide is not None:
             of_user, of_item = self.wide
             each = (len(self.item_widths), self.first_order.size)
             codes = self.first_order(batch[3], self.item_widths).unflatten(1, each).sum(1)
             out = out + (spread(of_user(user), rows) + of_item(item) + codes[:, : len(self.heads)]).t()
         return out
+
+    def gates(self, batch: Sequence[Tensor], row_of: Tensor | None) -> Tensor:
+        """[n, heads, experts] each head's weights of the experts."""
+        user, item, rows = self.sides(batch, row_of)
+        gates: Tensor = self.experts.gates(user, item, rows, self._personal(user)[0])
+        return gates
+
+    def _personal(self, user: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The user's gates of the experts' layers and of what the towers' layers read; empty = none."""
+        gates = self.personal(user) if self.personal else []
+        return ([], gates) if self.gates_towers else (gates, [])
 
     def sides(self, batch: Sequence[Tensor], row_of: Tensor | None) -> tuple[Tensor, Tensor, Rows | None]:
         """What the experts read: [r, …] of the requests, [n, …] of the candidates, and who belongs to whom."""
@@ -110,7 +137,23 @@ class MultitaskNet(nn.Module):
         else:
             query = self.table(item_codes[:, self.history_columns], (1,) * len(self.history_columns))
             item.append(self.attention(query, entries, there, rows))
+        if self.crosses is not None:  # embeddings and pooled history are fields, what lies between them are numbers
+            of_user = torch.cat([user[0], *user[2:]], 1), user[1]
+            of_item = torch.cat([item[0], *item[3:]], 1), torch.cat(item[1:3], 1)
+            item.append(self.crosses(met(of_user, of_item, rows, item_codes.shape[0])))
         return torch.cat(user, 1), torch.cat(item, 1), rows
+
+
+def _experts(widths: tuple[int, int], heads: int, shape: MultitaskShape, generator: torch.Generator) -> Experts | Ple:
+    """The experts of all heads; widths of the user's and the candidate's side."""
+    if shape.mixture == "ple":
+        counts = shape.experts, shape.head_experts
+        ple = Ple(widths, heads, counts, shape.expert_hidden, shape.extraction_levels, generator)
+        ple.drop_gates(shape.gate_dropout)
+        return ple
+    experts = Experts(widths, heads, shape.experts, shape.expert_hidden, generator)
+    experts.gate_dropout = shape.gate_dropout
+    return experts
 
 
 class Trained(NamedTuple):
@@ -237,7 +280,7 @@ def _gate_use(net: MultitaskNet, inputs: Inputs) -> GateUse | None:
     requests = next(iter(_in_order(np.diff(inputs.train.first))))
     batch = tensors(inputs.batch(inputs.train, requests))
     with torch.no_grad():
-        use = GateUse.of(net.experts.gates(*net.sides(batch[:6], batch.row_of)))
+        use = GateUse.of(net.gates(batch[:6], batch.row_of))
     if use.polarized or use.dead:
         polarized = [net.heads[task] for task in use.polarized]
         log.warning("gates lean on single experts", heads=polarized, dead_experts=list(use.dead))

@@ -5,6 +5,11 @@ from typing import Any, Literal, TypeVar
 
 P = TypeVar("P")
 Precision = Literal["float32", "mixed"]
+Cross = Literal["fm", "dcn", "dcn_v2", "gdcn", "senet", "bilinear", "senet_bilinear", "final_mlp"]
+BilinearWeights = Literal["all", "each", "interaction"]
+BilinearForm = Literal["inner", "hadamard"]
+Mixture = Literal["mmoe", "ple"]
+PersonalGating = Literal["none", "lhuc", "ppnet"]
 
 
 def plan_of(kind: type[P], config: Any, **others: Any) -> P:
@@ -53,6 +58,13 @@ class MultitaskShape:
     embedding_size, attention_hidden: multiples of 4.   attention: see `nets.sequence`.
     embedding_spread: standard deviation of a new embedding; what a rare id keeps of it is noise.
     experts: nets that the tasks share, 1 = a shared bottom.   expert_hidden, tower_hidden: widths of their layers.
+    mixture: how the tasks share them; "ple" gives each task `head_experts` of its own too, in `extraction_levels`.
+    personal_gates: see `nets.personal`.   personal_hidden: width of the hidden layer of each gate net.
+    crosses: see `nets.crosses`; what they say joins the candidate's side, which experts, gates and `wide` read.
+    cross_depth: layers of dcn, dcn_v2 and gdcn.   cross_rank: of the matrices of the last two, 0 = full ones.
+    cross_experts: low-rank maps mixed in each layer.   senet_reduction: fields per number of SENet's inner layer.
+    bilinear_weights, bilinear_form: see `crosses.bilinear`.
+    stream_hidden: layers of each stream of final_mlp.   stream_heads: of their fusion, a divisor of the last layer.
     gate_dropout: share of gate weights masked in training, against gates that pick a single expert.
     wide: beside the towers, a straight line from the inputs to every head, and a weight of its own for each head and
     code of the item.
@@ -66,4 +78,18 @@ class MultitaskShape:
     expert_hidden: tuple[int, ...] = (128, 64)
     tower_hidden: tuple[int, ...] = (32,)
     gate_dropout: float = 0.1
+    mixture: Mixture = "mmoe"
+    head_experts: int = 1
+    extraction_levels: int = 2
+    personal_gates: PersonalGating = "none"
+    personal_hidden: int = 32
+    crosses: tuple[Cross, ...] = ()
+    cross_depth: int = 2
+    cross_rank: int = 0
+    cross_experts: int = 1
+    senet_reduction: int = 3
+    bilinear_weights: BilinearWeights = "each"
+    bilinear_form: BilinearForm = "inner"
+    stream_hidden: tuple[int, ...] = (128, 64)
+    stream_heads: int = 4
     wide: bool = True

@@ -16,7 +16,7 @@ import structlog
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from tamis.config import AtLeastOne, Config, ShareBelowOne, StepConfig
+from tamis.config import AtLeastOne, AtLeastZero, Config, ShareBelowOne, StepConfig
 from tamis.data.samples import Samples
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import net_batch
@@ -25,7 +25,17 @@ from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.labels import PLAY, per_click_heads, unlearnable
-from tamis.nets.plans import MultitaskShape, Precision, TrainingPlan, plan_of
+from tamis.nets.plans import (
+    BilinearForm,
+    BilinearWeights,
+    Cross,
+    Mixture,
+    MultitaskShape,
+    PersonalGating,
+    Precision,
+    TrainingPlan,
+    plan_of,
+)
 from tamis.nets.session import Session
 from tamis.rank.calibrate import Isotonic, Platt
 from tamis.types import Candidates, Columns, Query
@@ -56,6 +66,20 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     expert_hidden: tuple[int, ...] = (128, 64)  # layers of each expert
     tower_hidden: tuple[int, ...] = (32,)  # hidden layers of each head's tower
     gate_dropout: ShareBelowOne = 0.1  # share of gate weights masked in training
+    mixture: Mixture = "mmoe"  # "ple": each head has experts of its own beside the shared ones, in levels
+    head_experts: AtLeastOne = 1  # of "ple": each head's own experts
+    extraction_levels: AtLeastOne = 2  # of "ple"
+    personal_gates: PersonalGating = "none"  # the user's side weighs hidden units of the experts or the towers
+    personal_hidden: AtLeastOne = 32  # width of the hidden layer of each personal gate
+    crosses: tuple[Cross, ...] = ()  # products of features that experts and linear model read too
+    cross_depth: AtLeastOne = 2  # layers of dcn, dcn_v2 and gdcn
+    cross_rank: AtLeastZero = 0  # rank of the matrices of dcn_v2 and gdcn; 0 = full
+    cross_experts: AtLeastOne = 1  # low-rank maps mixed in each layer of dcn_v2 and gdcn
+    senet_reduction: AtLeastOne = 3  # fields per number of SENet's inner layer
+    bilinear_weights: BilinearWeights = "each"  # one matrix for all pairs, for each field, or for each pair
+    bilinear_form: BilinearForm = "inner"  # a number per pair, or a vector
+    stream_hidden: tuple[int, ...] = (128, 64)  # layers of each stream of final_mlp
+    stream_heads: AtLeastOne = 4  # of the fusion of final_mlp; divides the last layer
     wide: bool = True  # a linear model beside the towers: of all inputs, and of every code of the item
     epochs: int = 3  # most passes over the shown rows
     patience: int = 1  # epochs without a better validation AUC before stopping; 0 = never stop early
@@ -78,6 +102,12 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
         for name in ("embedding_size", "attention_hidden"):
             if getattr(self, name) < 4 or getattr(self, name) % 4:
                 raise ValueError(f"{name} is {getattr(self, name)}: wanted a multiple of 4")
+        if len(set(self.crosses)) != len(self.crosses):
+            raise ValueError(f"crosses {list(self.crosses)}: wanted each once")
+        if self.cross_experts > 1 and not self.cross_rank:
+            raise ValueError("cross_experts: wanted a cross_rank above 0, only low-rank maps are mixed")
+        if not self.stream_hidden or self.stream_hidden[-1] % self.stream_heads:
+            raise ValueError(f"stream_heads is {self.stream_heads}: wanted a divisor of the last of stream_hidden")
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def test_each_gate_weight_is_dropped_alone_and_the_rest_rescaled() -> None:
     assert drop_gates(gates, torch.zeros(1, 1, 3, dtype=torch.bool)).tolist() == gates.tolist()
     net = experts(3, tasks=1)
     net.hidden, count = (3,), 100_000
-    net._before_relu = lambda user, item, rows: torch.eye(3).unsqueeze(1).repeat(1, len(item), 1)  # type: ignore[method-assign]
+    net._before_relu = lambda user, item, *_: torch.eye(3).unsqueeze(1).repeat(1, len(item), 1)  # type: ignore[method-assign]
     net.train()
     weights = net(torch.zeros(1, 6), torch.zeros(count, 10), Rows.of(torch.zeros(count, dtype=torch.int64), 1))[0]
     dropped = weights == 0

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tamis.nets import products
 from tamis.nets.experts import Experts
+from tamis.nets.layers import Affine
 from tamis.nets.products import cast, precision, product
 from tamis.nets.spread import Rows
 
@@ -58,3 +59,18 @@ def test_a_bias_is_added_without_rounding(capable: bool) -> None:
     with precision("mixed"):
         out = product(cast(torch.ones(2, 4, 3)), cast(torch.ones(2, 3, 1)), bias)
     assert torch.equal(out, torch.full((2, 4, 1), 3.0) + bias)
+
+
+def test_a_layer_of_a_cross_is_rounded_inside_the_block_and_keeps_full_slopes(capable: bool) -> None:
+    random = torch.Generator().manual_seed(4)
+    layer, x = Affine(40, 24, random), torch.randn(30, 40, generator=random).requires_grad_()
+    found = []
+    for wanted in ("float32", "mixed"):
+        with precision(wanted):
+            out = layer(x)
+            found.append([out, *torch.autograd.grad(out.square().mean(), [x, *layer.parameters()])])
+    torch.testing.assert_close(found[0][0], x @ layer.weight.t() + layer.bias)
+    for exact, near in zip(*found, strict=True):
+        assert near.dtype == torch.float32
+        assert torch.nn.functional.cosine_similarity(exact.flatten(), near.flatten(), dim=0) > 0.999
+        assert torch.equal(exact, near) != capable
