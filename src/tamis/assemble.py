@@ -28,6 +28,7 @@ from tamis.features.encode import Encoder, single_columns
 from tamis.features.inputs import Inputs
 from tamis.features.online import check_values, item_rows, query_features
 from tamis.features.spec import FeaturesConfig, Side
+from tamis.features.tables import Tables
 from tamis.filters.blocked import Blocked, BlockedConfig
 from tamis.filters.excluded import Excluded, ExcludedConfig
 from tamis.filters.seen import Seen, SeenConfig
@@ -91,6 +92,7 @@ AnyStep = (
     | ScatterConfig
     | MmrConfig
 )
+
 
 PARTS: Final[Mapping[type[StepConfig], Any]] = {
     PopularConfig: Popular,
@@ -271,6 +273,7 @@ class Model:
     funnel: Funnel
     encoder: Encoder
     catalog: Catalog
+    statistics: Tables
     user_ids: Ids
     item_ids: Ids
     trained_to: float
@@ -295,7 +298,7 @@ class Model:
         self, user: int, profile: Mapping[str, Any], counts: NDArray[Any], moment: tuple[float, str, Mapping[str, Any]]
     ) -> Features:
         """The user side of one request; see features.online."""
-        return query_features(self.encoder, user, profile, counts, moment)
+        return query_features(self.encoder, user, profile, counts, moment, self.statistics)
 
     def item_rows(self, rows: Sequence[ItemRow]) -> dict[str, NDArray[Any]]:
         """Catalogue columns of freshly put items; see features.online."""
@@ -342,6 +345,10 @@ def save_model(folder_of: Callable[[str], Path], config: ProjectConfig, dataset:
     save_arrays(folder, keys=catalog.keys[0], newest=catalog.newest)
     save_arrays(folder, **{f"column.{name}": pair[0] for name, pair in catalog.columns.items()})
     Rows.of(dataset.items).save(folder, "rows")
+    groups = inputs.encoder.groups.values()
+    pairs = {group.name: inputs.pairs_of(group) for group in groups}
+    folder = folder_of("statistics")
+    Tables.of(inputs.encoder, pairs, inputs.until).save(folder)
     folder = folder_of("ids")
     dataset.user_ids.save(folder, "users")
     dataset.item_ids.save(folder, "items")
@@ -357,13 +364,14 @@ def load_model(bundle: Bundle, config: ProjectConfig | None = None) -> Model:
         trained = msgspec.json.decode((bundle.folder("config") / "config.json").read_bytes(), type=ProjectConfig)
     except (OSError, msgspec.DecodeError) as error:
         raise ArtifactError(f"{bundle.path}: {error}") from None
-    used = config or trained
+    used, encoder = config or trained, Encoder.load(bundle.folder("features"))
     return Model(
         name=bundle.name,
         config=used,
         funnel=assemble(used.funnel, bundle),
-        encoder=Encoder.load(bundle.folder("features")),
+        encoder=encoder,
         catalog=_load_catalog(bundle.folder("catalog")),
+        statistics=Tables.load(bundle.folder("statistics"), encoder),
         user_ids=Ids.load(bundle.folder("ids"), "users"),
         item_ids=Ids.load(bundle.folder("ids"), "items"),
         trained_to=bundle.manifest.trained_to,

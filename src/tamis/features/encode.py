@@ -5,6 +5,7 @@ There is one code path: training, evaluation and the server call the same method
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -18,22 +19,11 @@ from tamis.errors import ArtifactError, ConfigError
 from tamis.features import geohash
 from tamis.features.arrange import AGE_CODES, arrange, is_code
 from tamis.features.fields import Codes, Learned, encode_number, learn, numbers, text, words
+from tamis.features.groups import ITEM, Group, groups_of, live_group
 from tamis.features.layout import Layout
-from tamis.features.spec import (
-    Age,
-    Category,
-    Count,
-    FeatureConfig,
-    FeaturesConfig,
-    Hour,
-    Id,
-    Number,
-    Rate,
-    Scene,
-    Vector,
-)
-from tamis.features.statistics import Statistics, log_rate
-from tamis.types import ACTION_CODE, Features, item_key
+from tamis.features.spec import Age, Category, FeatureConfig, FeaturesConfig, Hour, Id, Number, Scene, Vector
+from tamis.features.statistics import Counts, Statistics
+from tamis.types import Features, item_key
 
 KEYWORDS: Final = 8  # of an item that lists of items by keyword know
 Raw = Mapping[str, Sequence[Any]]
@@ -42,6 +32,7 @@ KIND_COLUMNS: Final = ("author", "category", "city")
 """Columns of the catalogue that hold stable hashes of texts, 0 = none."""
 NUMBER_COLUMNS: Final = ("duration_seconds", "quality")
 """Columns of the catalogue that hold numbers, NaN = unknown."""
+_HOURS: Final = tuple(str(hour) for hour in range(24))
 
 
 class Learnt(Config, frozen=True):
@@ -111,13 +102,24 @@ class Encoder:
         codes = {side: _id_codes(mask, _id_offset(config, layout, side)) for side, mask in known.items()}
         return cls(learnt, codes["user"], codes["item"])
 
-    def counted(self, side: str) -> list[int]:
-        """Codes of the actions whose counts the side ("user" or "item") is made from, ascending."""
-        names: set[str] = set()
-        for feature in getattr(self.learnt.config, side).values():
-            if isinstance(feature, Rate | Count):
-                names |= {feature.action, getattr(feature, "per", feature.action)}
-        return sorted(ACTION_CODE[name] for name in names)
+    @cached_property
+    def groups(self) -> Mapping[str, Group]:
+        """Name → group of the statistics as of a refresh."""
+        return groups_of(self.learnt.config)
+
+    @cached_property
+    def live(self) -> Group:
+        """The statistics of a user as of the request."""
+        return live_group(self.learnt.config)
+
+    @cached_property
+    def absent(self) -> Mapping[str, NDArray[np.float32]]:
+        """Name of a group → its statistics where nothing happened."""
+        return {name: group.absent(self.learnt.totals) for name, group in self.groups.items()}
+
+    def columns_of(self, group: Group) -> list[int]:
+        """Where the statistics of a group that has candidates stand in `Layout.item_dynamic`."""
+        return [self.layout.item_dynamic.index(name.removeprefix("item.")) for name, _ in group.features]
 
     # ---- user side ---------------------------------------------------------------------------------------------
 
@@ -132,26 +134,34 @@ class Encoder:
         dense: list[NDArray[np.float32]] = []
         for name, feature in config.items():
             if isinstance(feature, Hour):
-                values: Sequence[Any] = ((time / 3600 + feature.offset_hours) % 24).astype(np.int64).tolist()
-            else:
-                values = scenes if isinstance(feature, Scene) else raw.get(_column_name(feature), [None] * count)
+                columns.append(self.hours(name, feature, time)[:, None])
+                continue
+            values = scenes if isinstance(feature, Scene) else raw.get(_column_name(feature), [None] * count)
             if isinstance(feature, Number):
                 dense.append(encode_number(feature, self.learnt.context[name], values))
             else:
                 columns.append(self._codes["context", name].encode(values))
         return _features(columns, dense, count)
 
-    def user_side(self, static: Features, counts: NDArray[Any], context: Features) -> Features:
-        """The whole user side: static features, rates and counts of the user's own events, context.
+    def hours(self, name: str, feature: Hour, time: NDArray[np.float64]) -> NDArray[np.int32]:
+        """[n] the codes that a context feature of that name has at these times."""
+        hour = ((time / 3600 + feature.offset_hours) % 24).astype(np.int64) % 24
+        return np.asarray(self._hours[name][hour])
 
-        counts: [r, len(ACTIONS)] events of the user strictly before the request.
+    @cached_property
+    def _hours(self) -> Mapping[str, NDArray[np.int32]]:
+        """Name of a context feature of kind `hour` → codes of the 24 hours."""
+        names = [name for name, feature in self.learnt.config.context.items() if isinstance(feature, Hour)]
+        return {name: self._codes["context", name].encode(_HOURS)[:, 0] for name in names}
+
+    def user_side(self, static: Features, statistics: Mapping[str, NDArray[np.float32]], context: Features) -> Features:
+        """The whole user side: static features, statistics, context.
+
+        statistics: "user.name" → [r], at least those that are no candidate's.
         """
-        dynamic = [
-            column
-            for feature in self.learnt.config.user.values()
-            if (column := _dynamic(feature, counts, self.learnt.totals)) is not None
-        ]
-        stacked = np.stack(dynamic, axis=1) if dynamic else np.zeros((len(counts), 0), np.float32)
+        names = self.layout.user_statistics
+        columns = [statistics[f"user.{name}"] for name in names]
+        stacked = np.stack(columns, axis=1) if columns else np.zeros((len(static.codes), 0), np.float32)
         return Features(
             np.concatenate([static.codes, context.codes], axis=1),
             np.concatenate([static.dense, stacked, context.dense], axis=1),
@@ -159,15 +169,15 @@ class Encoder:
 
     # ---- item side ---------------------------------------------------------------------------------------------
 
-    def items(self, item_numbers: NDArray[np.int64], raw: Raw, counts: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def items(self, item_numbers: NDArray[np.int64], raw: Raw, counts: Counts | None = None) -> dict[str, NDArray[Any]]:
         """The catalogue's columns for items; number −1 is an item that training did not see.
 
-        counts: [n, len(ACTIONS)] events of each item up to the last refresh.
+        counts: events of each item up to the last refresh, in the windows of the group of items; None = none at all.
         """
         static = self._static("item", item_numbers, raw, self.item_code)
         count, layout = len(item_numbers), self.layout
         columns: dict[str, NDArray[Any]] = {"codes": static.codes, "dense": static.dense}
-        columns["dynamic"] = self.item_dynamic(counts)
+        columns["dynamic"] = self._item_dynamic(counts, count)
         for name in {"publish_time", *layout.item_ages}:
             columns[name] = numbers(raw.get(name, [None] * count))
         for name in KIND_COLUMNS:
@@ -180,13 +190,11 @@ class Encoder:
         columns["vector"] = vectors(raw.get("vector", [None] * count), self.learnt.vector_width)
         return columns
 
-    def item_dynamic(self, counts: NDArray[Any]) -> NDArray[np.float32]:
-        """[n, len(Layout.item_dynamic)] rates and counts of items; the columns of ages are left 0 (`with_ages`)."""
-        out = np.zeros((len(counts), len(self.layout.item_dynamic)), np.float32)
-        for name, feature in self.learnt.config.item.items():
-            values = _dynamic(feature, counts, self.learnt.totals)
-            if values is not None:
-                out[:, self.layout.item_dynamic.index(name)] = values
+    def _item_dynamic(self, counts: Counts | None, count: int) -> NDArray[np.float32]:
+        """[n, len(Layout.item_dynamic)] statistics of items alone; columns of ages and crosses are left 0."""
+        out = np.zeros((count, len(self.layout.item_dynamic)), np.float32)
+        if group := self.groups.get(ITEM):
+            out[:, self.columns_of(group)] = group.values(counts, self.learnt.totals) if counts else self.absent[ITEM]
         return out
 
     def _static(self, side: str, entity: NDArray[np.int64], raw: Raw, id_code: NDArray[np.int32]) -> Features:
@@ -199,7 +207,7 @@ class Encoder:
                 continue
             values = raw.get(_column_name(feature), [None] * count)
             if isinstance(feature, Number):
-                dense.append(encode_number(feature, getattr(self.learnt, side)[name], values)[:, None])
+                dense.append(encode_number(feature, getattr(self.learnt, side)[name], values))
             elif isinstance(feature, Vector):
                 dense.append(vectors(values, self.learnt.vector_width))
             elif is_code(feature):
@@ -226,8 +234,10 @@ class Encoder:
 def with_ages(layout: Layout, dynamic: NDArray[np.float32], raw: Mapping[str, NDArray[Any]], now: Any) -> None:
     """Fills the age columns of `dynamic` [n, …] in place: log1p of hours since the time column; missing gives 0."""
     for name, column in layout.item_ages.items():
-        hours = (now - raw[name]) / 3600
+        known = np.isfinite(raw[name])
+        hours = np.where(known, now - raw[name], 0.0) / 3600
         dynamic[:, column] = np.log1p(np.where(hours > 0, hours, 0.0))
+        dynamic[:, layout.item_age_gaps[name]] = ~known
 
 
 def history_codes(
@@ -286,7 +296,7 @@ def _column_name(feature: FeatureConfig) -> str:
 
 def _column(raw: Raw, feature: FeatureConfig, where: str) -> Sequence[Any]:
     if isinstance(feature, Hour):
-        return [str(hour) for hour in range(24)]
+        return _HOURS
     name = _column_name(feature)
     if not name:
         return ()
@@ -326,21 +336,8 @@ def _vector_width(config: FeaturesConfig, raw: Raw) -> int:
     return max((len(value) for value in raw.get(names[0], ()) if value is not None), default=0)
 
 
-def _dynamic(feature: FeatureConfig, counts: NDArray[Any], totals: Mapping[int, int]) -> NDArray[np.float32] | None:
-    """[n] the value of a rate or count feature from event counts [n, len(ACTIONS)]; None for any other kind."""
-    counts = np.asarray(counts, np.float32)  # in one precision, or the server's last bits differ from training's
-    if isinstance(feature, Count):
-        return np.asarray(np.log1p(counts[:, ACTION_CODE[feature.action]]), np.float32)
-    if isinstance(feature, Rate):
-        action, per = ACTION_CODE[feature.action], ACTION_CODE[feature.per]
-        overall = min(1.0, max(1e-6, totals.get(action, 0) / max(1, totals.get(per, 0))))
-        return log_rate(counts[:, action], counts[:, per], overall, feature.prior)
-    return None
-
-
 def _features(codes: list[NDArray[Any]], dense: list[NDArray[np.float32]], count: int) -> Features:
-    numeric = [column if column.ndim == 2 else column[:, None] for column in dense]
     return Features(
         np.concatenate(codes, axis=1).astype(np.int32) if codes else np.zeros((count, 0), np.int32),
-        np.concatenate(numeric, axis=1).astype(np.float32) if numeric else np.zeros((count, 0), np.float32),
+        np.concatenate(dense, axis=1).astype(np.float32) if dense else np.zeros((count, 0), np.float32),
     )
