@@ -24,6 +24,7 @@ from tamis.data.rows import Rows
 from tamis.data.samples import SampleConfig
 from tamis.data.split import SplitConfig
 from tamis.errors import ArtifactError, ConfigError, NotFound
+from tamis.features.coverage import Coverage, coverage
 from tamis.features.encode import Encoder, single_columns
 from tamis.features.inputs import Inputs
 from tamis.features.online import check_values, item_rows, query_features
@@ -93,6 +94,7 @@ AnyStep = (
     | MmrConfig
 )
 
+_COVERAGE: Final = "coverage.json"
 
 PARTS: Final[Mapping[type[StepConfig], Any]] = {
     PopularConfig: Popular,
@@ -154,6 +156,7 @@ class TrainConfig(Config, frozen=True):
     gate: Share = 0.2  # the page NDCG@10 may be this share below the served bundle's and still be published
     traced_users: AtLeastOne = 5000  # at most so many are run through the last bundle's funnel for hard negatives
     keep_bundles: Annotated[int, Meta(ge=2)] = 5  # published ones; older ones are deleted
+    least_coverage: Share = 0.02  # a warning names the features that have a value in fewer of the training rows
 
 
 class EvaluateConfig(Config, frozen=True):
@@ -278,6 +281,7 @@ class Model:
     item_ids: Ids
     trained_to: float
     items: Rows  # the items as they were imported; row = number
+    coverage: Coverage  # of the features, in the training rows
 
     @cached_property
     def kinds(self) -> Mapping[str, str]:
@@ -349,6 +353,7 @@ def save_model(folder_of: Callable[[str], Path], config: ProjectConfig, dataset:
     pairs = {group.name: inputs.pairs_of(group) for group in groups}
     folder = folder_of("statistics")
     Tables.of(inputs.encoder, pairs, inputs.until).save(folder)
+    (folder / _COVERAGE).write_bytes(msgspec.json.encode(coverage(inputs)))
     folder = folder_of("ids")
     dataset.user_ids.save(folder, "users")
     dataset.item_ids.save(folder, "items")
@@ -362,6 +367,7 @@ def load_model(bundle: Bundle, config: ProjectConfig | None = None) -> Model:
     """
     try:
         trained = msgspec.json.decode((bundle.folder("config") / "config.json").read_bytes(), type=ProjectConfig)
+        covered = msgspec.json.decode((bundle.folder("statistics") / _COVERAGE).read_bytes(), type=Coverage)
     except (OSError, msgspec.DecodeError) as error:
         raise ArtifactError(f"{bundle.path}: {error}") from None
     used, encoder = config or trained, Encoder.load(bundle.folder("features"))
@@ -376,6 +382,7 @@ def load_model(bundle: Bundle, config: ProjectConfig | None = None) -> Model:
         item_ids=Ids.load(bundle.folder("ids"), "items"),
         trained_to=bundle.manifest.trained_to,
         items=Rows.load(bundle.folder("catalog"), "rows"),
+        coverage=covered,
     )
 
 
