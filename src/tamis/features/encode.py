@@ -15,24 +15,32 @@ from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
 from tamis.config import Config
-from tamis.errors import ArtifactError, ConfigError
+from tamis.errors import ArtifactError
 from tamis.features import geohash
 from tamis.features.arrange import AGE_CODES, arrange, is_code
 from tamis.features.fields import Codes, Learned, encode_number, learn, numbers, text, words
 from tamis.features.groups import ITEM, Group, groups_of, live_group
 from tamis.features.layout import Layout
-from tamis.features.spec import Age, Category, FeatureConfig, FeaturesConfig, Hour, Id, Number, Scene, Vector
+from tamis.features.raw import TICKS, Raw, learnt_from, raw_values, tick_of, vocabulary_of
+from tamis.features.spec import (
+    Age,
+    FeatureConfig,
+    FeaturesConfig,
+    Hour,
+    Id,
+    Number,
+    Scene,
+    Vector,
+    Weekday,
+)
 from tamis.features.statistics import Counts, Statistics
 from tamis.types import Features, item_key
 
 KEYWORDS: Final = 8  # of an item that lists of items by keyword know
-Raw = Mapping[str, Sequence[Any]]
-"""Raw columns by name; a column that is not there is missing everywhere."""
 KIND_COLUMNS: Final = ("author", "category", "city")
 """Columns of the catalogue that hold stable hashes of texts, 0 = none."""
 NUMBER_COLUMNS: Final = ("duration_seconds", "quality")
 """Columns of the catalogue that hold numbers, NaN = unknown."""
-_HOURS: Final = tuple(str(hour) for hour in range(24))
 
 
 class Learnt(Config, frozen=True):
@@ -86,7 +94,7 @@ class Encoder:
         for side in ("user", "context", "item"):
             learned[side] = {}
             for name, feature in getattr(config, side).items():
-                learned[side][name] = learn(_as_category(feature), _column(raw[side], feature, f"{side}.{name}"))
+                learned[side][name] = learn(vocabulary_of(feature), learnt_from(raw[side], feature, f"{side}.{name}"))
         known = {"user": _known_ids(config.user, users), "item": _known_ids(config.item, items)}
         width = _vector_width(config, raw["item"])
         layout = arrange(config, learned, {side: int(mask.sum()) for side, mask in known.items()}, width)
@@ -133,26 +141,26 @@ class Encoder:
         columns: list[NDArray[Any]] = []
         dense: list[NDArray[np.float32]] = []
         for name, feature in config.items():
-            if isinstance(feature, Hour):
-                columns.append(self.hours(name, feature, time)[:, None])
+            if isinstance(feature, Hour | Weekday):
+                columns.append(self.ticks(name, feature, time)[:, None])
                 continue
-            values = scenes if isinstance(feature, Scene) else raw.get(_column_name(feature), [None] * count)
+            values = scenes if isinstance(feature, Scene) else raw_values(raw, feature, count)
             if isinstance(feature, Number):
                 dense.append(encode_number(feature, self.learnt.context[name], values))
             else:
                 columns.append(self._codes["context", name].encode(values))
         return _features(columns, dense, count)
 
-    def hours(self, name: str, feature: Hour, time: NDArray[np.float64]) -> NDArray[np.int32]:
-        """[n] the codes that a context feature of that name has at these times."""
-        hour = ((time / 3600 + feature.offset_hours) % 24).astype(np.int64) % 24
-        return np.asarray(self._hours[name][hour])
+    def ticks(self, name: str, feature: Hour | Weekday, time: NDArray[np.float64]) -> NDArray[np.int32]:
+        """[n] the codes that a context feature of that name, read off a clock, has at these times."""
+        return np.asarray(self._ticks[name][tick_of(feature, time)])
 
     @cached_property
-    def _hours(self) -> Mapping[str, NDArray[np.int32]]:
-        """Name of a context feature of kind `hour` → codes of the 24 hours."""
-        names = [name for name, feature in self.learnt.config.context.items() if isinstance(feature, Hour)]
-        return {name: self._codes["context", name].encode(_HOURS)[:, 0] for name in names}
+    def _ticks(self) -> Mapping[str, NDArray[np.int32]]:
+        """Name of a context feature that is read off a clock → codes in the order of time."""
+        kinds = {name: type(feature) for name, feature in self.learnt.config.context.items()}
+        named = {name: TICKS[kind] for name, kind in kinds.items() if kind in TICKS}
+        return {name: self._codes["context", name].encode(words)[:, 0] for name, words in named.items()}
 
     def user_side(self, static: Features, statistics: Mapping[str, NDArray[np.float32]], context: Features) -> Features:
         """The whole user side: static features, statistics, context.
@@ -205,7 +213,7 @@ class Encoder:
             if isinstance(feature, Id):
                 codes.append(_numbered(entity, id_code)[:, None])
                 continue
-            values = raw.get(_column_name(feature), [None] * count)
+            values = raw_values(raw, feature, count)
             if isinstance(feature, Number):
                 dense.append(encode_number(feature, getattr(self.learnt, side)[name], values))
             elif isinstance(feature, Vector):
@@ -283,26 +291,6 @@ def vectors(values: Sequence[Any], width: int) -> NDArray[np.float32]:
         if value is not None and len(value) == width:
             out[row] = value
     return np.nan_to_num(out, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _as_category(feature: FeatureConfig) -> FeatureConfig:
-    """Scenes and hours are vocabularies; everything else is what it is."""
-    return Category(column="") if isinstance(feature, Scene | Hour) else feature
-
-
-def _column_name(feature: FeatureConfig) -> str:
-    return "scene" if isinstance(feature, Scene) else str(getattr(feature, "column", ""))
-
-
-def _column(raw: Raw, feature: FeatureConfig, where: str) -> Sequence[Any]:
-    if isinstance(feature, Hour):
-        return _HOURS
-    name = _column_name(feature)
-    if not name:
-        return ()
-    if name not in raw:
-        raise ConfigError(f"features.{where}: the data has no column {name!r}; it has {sorted(raw)}")
-    return raw[name]
 
 
 def _known_ids(features: Mapping[str, FeatureConfig], statistics: Statistics) -> NDArray[np.bool_]:

@@ -139,7 +139,8 @@ def _sides(inputs: Inputs, samples: Samples) -> Sides:
         return samples.user if source == "user" else codes[:, layout.field(source).start]
 
     requests = {name: key_of(group.request, layout, asking, len(samples)) for name, group in encoder.groups.items()}
-    refreshed = refresh_time(samples.time, encoder.learnt.config.refresh_hours)
+    config = encoder.learnt.config
+    refreshed = refresh_time(samples.time, config.refresh_hours, config.refresh_offset_hours)
     counts = inputs.user_statistics.counts(samples.user, samples.time, encoder.live.actions)
     statistics = encoder.live.named(encoder.live.values(counts, encoder.learnt.totals))
     for name, group in encoder.groups.items():

@@ -10,7 +10,7 @@ from tamis.data.attribution import places_of
 from tamis.data.dataset import Events, Requests
 from tamis.features.encode import Encoder
 from tamis.features.groups import ITEM, Group, key_of
-from tamis.features.spec import Hour
+from tamis.features.spec import Hour, Weekday
 from tamis.features.statistics import Statistics
 from tamis.types import Catalog, Features
 
@@ -83,7 +83,7 @@ def pairs_of(encoder: Encoder, log: tuple[Events, Requests], users: Features, ca
     """Group name → its pairs, from all events; not of a user or an item alone, whose `Statistics` there are.
 
     users: static features, row = user number.   catalog: row = item number of the events.
-    An event is of the moment of its request; without one only its hour is known.
+    An event is of the moment of its request; without one only its hour and day are known.
     """
     return {
         name: _pairs(encoder, group, log, users, catalog)
@@ -107,8 +107,8 @@ def _pairs(encoder: Encoder, group: Group, log: tuple[Events, Requests], users: 
         if side == "item":
             return np.asarray(catalog.column("codes", np.arange(len(catalog)))[:, start][events.item])
         feature = encoder.learnt.config.context[name]
-        if isinstance(feature, Hour):
-            return encoder.hours(name, feature, events.time)
+        if isinstance(feature, Hour | Weekday):
+            return encoder.ticks(name, feature, events.time)
         place = places_of(requests, events.request)
         moments = encoder.context(requests.time, list(requests.scene), requests.context.to_dict(as_series=False))
         codes = np.append(moments.codes[:, start - users.codes.shape[1]], 0)  # the last one is for events without

@@ -95,6 +95,22 @@ class Hour(FeatureConfig, frozen=True, tag="hour"):
     offset_hours: Annotated[float, Meta(ge=-24, le=24)] = 0.0
 
 
+class Weekday(FeatureConfig, frozen=True, tag="weekday"):
+    """The day of the week of the request, UTC plus `offset_hours`. Context only."""
+
+    offset_hours: Annotated[float, Meta(ge=-24, le=24)] = 0.0
+
+
+class Geohash(FeatureConfig, frozen=True, tag="geohash"):
+    """The GeoHash cell of a position, `length` letters (5: 4.9 km wide); the vocabulary is as for `category`."""
+
+    length: Annotated[int, Meta(ge=1, le=12)] = 5
+    latitude: str = "latitude"
+    longitude: str = "longitude"
+    min_count: AtLeastOne = 1
+    most: AtLeastOne = 100_000
+
+
 class Scene(FeatureConfig, frozen=True, tag="scene"):
     """Where the page is shown (tab, surface). Context only; the vocabulary is learnt from the requests."""
 
@@ -146,7 +162,9 @@ class Count(Statistic, frozen=True, tag="count"):
         _known(self.action)
 
 
-AnyFeature = Id | Category | Hash | Tags | Bucket | Number | Vector | Hour | Scene | Age | Rate | Count
+AnyFeature = (
+    Id | Category | Hash | Tags | Bucket | Number | Vector | Hour | Weekday | Scene | Geohash | Age | Rate | Count
+)
 Side = Literal["user", "context", "item"]
 
 
@@ -169,6 +187,7 @@ class FeaturesConfig(Config, frozen=True):
 
     refresh_hours: training rows see statistics as of the last multiple of it since the epoch. A server has those of
     its bundle, as of the end of training, until the next one: publish a bundle that often, and neither is older.
+    refresh_offset_hours: local midnight minus UTC midnight, so that days are refreshed at local midnight.
     """
 
     user: dict[str, AnyFeature] = {}
@@ -176,6 +195,7 @@ class FeaturesConfig(Config, frozen=True):
     item: dict[str, AnyFeature] = {}
     history: HistoryConfig = HistoryConfig()
     refresh_hours: AboveZero = 24.0
+    refresh_offset_hours: Annotated[float, Meta(ge=-24, le=24)] = 0.0
 
     def __post_init__(self) -> None:
         missing = [name for name in self.history.fields if name not in self.item]
@@ -231,7 +251,7 @@ NUMERIC = (Number, Vector, Age, Statistic)
 """Kinds that give numbers; all others give codes."""
 
 NOT_ALLOWED: dict[Side, tuple[type[FeatureConfig], ...]] = {
-    "user": (Hour, Scene, Age, Vector),
+    "user": (Hour, Weekday, Scene, Age, Vector),
     "context": (Id, Age, Statistic, Vector, Tags),
-    "item": (Hour, Scene),
+    "item": (Hour, Weekday, Scene),
 }

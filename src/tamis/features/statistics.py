@@ -76,10 +76,13 @@ class Statistics:
         return {code: len(axis) for code, axis in self.axis.items()}
 
 
-def refresh_time(time: NDArray[np.float64], refresh_hours: float) -> NDArray[np.float64]:
-    """The last refresh at or before each time, for training rows: multiples of `refresh_hours` since the epoch."""
-    step = refresh_hours * 3600
-    return np.floor(np.asarray(time, np.float64) / step) * step
+def refresh_time(time: NDArray[np.float64], refresh_hours: float, offset_hours: float = 0.0) -> NDArray[np.float64]:
+    """The last refresh at or before each time, for training rows: multiples of `refresh_hours` since the epoch.
+
+    offset_hours: the epoch's day began so many hours before UTC's.
+    """
+    step, offset = refresh_hours * 3600, offset_hours * 3600
+    return np.floor((np.asarray(time, np.float64) + offset) / step) * step - offset
 
 
 def log_rate(

@@ -89,6 +89,8 @@ def test_a_refresh_that_never_comes_is_refused(hours: float) -> None:
 
 def test_refreshes_are_at_whole_multiples() -> None:
     assert refresh_time(np.array([86_399.0, 86_400.0, 100_000.0]), 24).tolist() == [0.0, 86_400.0, 86_400.0]
+    midnight = 16 * 3600.0  # in China
+    assert refresh_time(np.array([midnight - 1, midnight]), 24, 8).tolist() == [midnight - 86_400, midnight]
 
 
 def test_times_a_hair_apart_are_told_apart_at_any_number_of_entities() -> None:
