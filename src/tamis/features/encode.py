@@ -285,10 +285,10 @@ def stable_tags(values: Sequence[Any], width: int) -> NDArray[np.int64]:
 
 
 def vectors(values: Sequence[Any], width: int) -> NDArray[np.float32]:
-    """[n, width] content vectors; missing or of another width gives zeros, not finite numbers give 0."""
+    """[n, width] content vectors; missing, no list or of another width gives zeros, not finite numbers give 0."""
     out = np.zeros((len(values), width), np.float32)
     for row, value in enumerate(values):
-        if value is not None and len(value) == width:
+        if isinstance(value, list | tuple | np.ndarray) and len(value) == width:
             out[row] = value
     return np.nan_to_num(out, nan=0.0, posinf=0.0, neginf=0.0)
 

@@ -18,11 +18,12 @@ from tamis.data.tables import RawTables
 from tamis.data.write import import_tables
 from tamis.errors import ConfigError
 from tamis.features.batch import query_dynamic
-from tamis.features.encode import Encoder
+from tamis.features.encode import Encoder, with_ages
 from tamis.features.inputs import Inputs
 from tamis.features.online import query_features
 from tamis.features.prepare import Moment, prepare
 from tamis.features.spec import FeaturesConfig
+from tamis.features.statistics import Statistics
 from tamis.features.tables import Tables
 from tamis.types import ACTION_CODE, ACTIONS, Features, History, Query
 
@@ -335,3 +336,47 @@ def test_a_feature_of_a_column_that_is_not_there_is_refused_by_name(tmp_path: Pa
         configs = (convert(tree, FeaturesConfig), SampleConfig(), ("click",))
         with pytest.raises(ConfigError, match=rf"features\.{side}\.{name}: the data has no column '{column}'"):
             prepare(dataset, Moment(UNTIL, UNTIL), configs)
+
+
+BAD = [None, float("nan"), float("inf"), float("-inf"), "", "none of these", 10**400, [], [None], [float("nan")] * 2]
+EVERY_KIND = {
+    "user": {
+        "category": {"kind": "category", "column": "x"},
+        "hash": {"kind": "hash", "column": "x", "buckets": 5},
+        "tags": {"kind": "tags", "column": "x", "width": 2},
+        "bucket": {"kind": "bucket", "column": "x", "count": 3},
+        "number": {"kind": "number", "column": "x", "log1p": True},
+        "cell": {"kind": "geohash", "latitude": "x", "longitude": "x"},
+    },
+    "context": {"tab": {"kind": "scene"}, "number": {"kind": "number", "column": "x"}},
+    "item": {
+        "id": {"kind": "id"},
+        "bucket": {"kind": "bucket", "column": "x", "edges": [0, 1]},
+        "content": {"kind": "vector", "column": "v"},
+        "age": {"kind": "age", "column": "x"},
+        "rate": {**RATE, "of": "bucket"},
+    },
+    "history": {"fields": []},
+}
+
+
+@pytest.mark.parametrize("good", [[1.0, 2.0, 5.0], ["a", "b"], []], ids=str)
+def test_bad_values_of_every_kind_are_finite_numbers_and_codes_of_their_field(good: list[Any]) -> None:
+    nothing = Statistics.of(np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0), 0)
+    learnt = {"x": [*good, *BAD], "v": [[1.0, 2.0], *[None] * (len(good) + len(BAD) - 1)]}
+    context = {**learnt, "scene": ["feed"]}
+    config = convert(EVERY_KIND, FeaturesConfig)
+    encoder = Encoder.fit(config, {"user": learnt, "item": learnt, "context": context}, nothing, nothing)
+    raw, count, layout = {"x": BAD, "v": BAD}, len(BAD), encoder.layout
+    here = encoder.context(np.zeros(count), [str(value) for value in BAD], raw)
+    user = encoder.user_side(encoder.users(np.full(count, -1), raw), {}, here)
+    items = encoder.items(np.full(count, -1), raw)
+    dynamic = items["dynamic"].copy()
+    with_ages(layout, dynamic, {"x": items["x"]}, 1e9)
+    assert all(np.isfinite(array).all() for array in (user.dense, items["dense"], dynamic))
+    assert dynamic[0, layout.item_dynamic.index("age.missing")] == 1
+    for fields, codes in ((layout.user_fields, user.codes), (layout.item_fields, items["codes"])):
+        for field in fields:
+            own = codes[:, field.start : field.start + field.width]
+            assert ((own >= field.offset) & (own < field.offset + field.size) | (own == 0)).all(), field.name
+            assert own[0, 0] == field.offset, field.name
