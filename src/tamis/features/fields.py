@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.config import Config
-from tamis.features.spec import Age, Bucket, Category, FeatureConfig, Hash, Number, Tags, Vector
+from tamis.features.spec import Age, Bucket, Category, FeatureConfig, Geohash, Hash, Number, Tags, Vector
 
 FARTHEST: Final = 20.0  # deviations: beyond it a value is an error of the data more often than news
 Values = Sequence[Any]
@@ -72,7 +72,7 @@ def problem(feature: FeatureConfig, value: Any) -> str:
     if isinstance(feature, Vector):
         fine = many and all(isinstance(part, int | float) and math.isfinite(number(part)) for part in value)
         return "" if fine else f"got {_shown(value)}, wanted a list of numbers"
-    if isinstance(feature, Number | Bucket | Age):
+    if isinstance(feature, Number | Bucket | Age | Geohash):
         fine = value == "" or (not many and math.isfinite(number(value)))
         return "" if fine else f"got {_shown(value)}, wanted a number"
     return f"got {_shown(value)}, wanted one value" if many else ""

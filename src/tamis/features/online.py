@@ -11,6 +11,7 @@ from tamis.errors import RequestError
 from tamis.features.encode import Encoder
 from tamis.features.fields import problem
 from tamis.features.groups import ITEM, key_of
+from tamis.features.raw import columns_of
 from tamis.features.spec import FeatureConfig, Side
 from tamis.features.tables import NOTHING, Tables
 from tamis.state.protocol import ItemRow
@@ -27,9 +28,9 @@ def check_values(encoder: Encoder, side: Side, values: Mapping[str, Any]) -> Non
     features: Mapping[str, FeatureConfig] = getattr(encoder.learnt.config, side)
     where = "context." if side == "context" else ""
     for feature in features.values():
-        column = str(getattr(feature, "column", ""))
-        if column in values and (wrong := problem(feature, values[column])):
-            raise RequestError(f"{where}{column}: {wrong}", where + column)
+        for column in columns_of(feature):
+            if column in values and (wrong := problem(feature, values[column])):
+                raise RequestError(f"{where}{column}: {wrong}", where + column)
 
 
 def query_features(

@@ -30,10 +30,10 @@ def tick_of(feature: Hour | Weekday, time: NDArray[np.float64]) -> NDArray[np.in
 def raw_values(raw: Raw, feature: FeatureConfig, count: int) -> Sequence[Any]:
     """[count] the raw values of a feature; None throughout where there is no such column."""
     if isinstance(feature, Geohash):
-        latitude, longitude = (numbers(raw.get(name, [None] * count)) for name in _columns(feature))
+        latitude, longitude = (numbers(raw.get(name, [None] * count)) for name in columns_of(feature))
         cells = geohash.encode(latitude, longitude, feature.length).tolist()
         return [geohash.to_text(cell) if cell else None for cell in cells]
-    names = _columns(feature)
+    names = columns_of(feature)
     return raw.get(names[0], [None] * count) if names else [None] * count
 
 
@@ -41,7 +41,7 @@ def learnt_from(raw: Raw, feature: FeatureConfig, where: str) -> Sequence[Any]:
     """The raw values that a feature learns from. Raises ConfigError for a column that the data has not."""
     if type(feature) in TICKS:
         return TICKS[type(feature)]
-    names = _columns(feature)
+    names = columns_of(feature)
     for name in names:
         if name not in raw:
             raise ConfigError(f"features.{where}: the data has no column {name!r}; it has {sorted(raw)}")
@@ -55,7 +55,7 @@ def vocabulary_of(feature: FeatureConfig) -> FeatureConfig:
     return Category(column="") if isinstance(feature, Scene | Hour | Weekday) else feature
 
 
-def _columns(feature: FeatureConfig) -> tuple[str, ...]:
+def columns_of(feature: FeatureConfig) -> tuple[str, ...]:
     """The columns that a feature is made of."""
     if isinstance(feature, Geohash):
         return feature.latitude, feature.longitude

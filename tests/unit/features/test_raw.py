@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.errors import ConfigError
+from tamis.errors import ConfigError, RequestError
 from tamis.features.encode import Encoder
+from tamis.features.online import check_values
 from tamis.features.raw import TICKS, learnt_from, raw_values, tick_of
 from tamis.features.spec import FeaturesConfig, Geohash, HistoryConfig, Hour, Scene, Weekday
 from tamis.features.statistics import Statistics
@@ -54,3 +55,10 @@ def test_what_the_data_has_not_is_named() -> None:
     with pytest.raises(ConfigError, match=r"features\.context\.tab: the data has no column 'scene'"):
         learnt_from({}, Scene(), "context.tab")
     assert raw_values({}, Scene(), 2) == [None, None]
+
+
+def test_a_position_that_is_no_number_is_refused_by_its_field() -> None:
+    encoder = fitted(cell=Geohash(latitude="lat", longitude="lon"), tab=Scene())
+    check_values(encoder, "context", {"lat": 1.5, "lon": None, "other": ["x"]})
+    with pytest.raises(RequestError, match=r"context\.lon: got 'east', wanted a number"):
+        check_values(encoder, "context", {"lat": 1.5, "lon": "east"})
