@@ -30,7 +30,7 @@ from tamis.recall.geo import Geo, GeoConfig
 from tamis.recall.itemcf import ItemCF, ItemCFConfig
 from tamis.recall.lists import OrderConfig
 from tamis.recall.popular import Popular, PopularConfig
-from tamis.types import ACTION_CODE, ACTIONS, Action, Catalog, Features, History, Query, item_keys
+from tamis.types import ACTION_CODE, Action, Catalog, Features, History, Query, item_keys
 
 TEST_SHARE = 0.2
 K = 20
@@ -93,10 +93,10 @@ def inputs_of(events: Events, ids: tuple[list[str], list[str]], raw: RawTables, 
     columns = frame.to_dict(as_series=False)
     config = FeaturesConfig(item={}, history=HistoryConfig(fields=()))
     encoder = Encoder.fit(config, {"user": {}, "item": columns, "context": {}}, statistics[0], statistics[1])
-    numbers, none = np.arange(len(item_ids)), np.zeros((len(item_ids), len(ACTIONS)), np.float32)
+    numbers = np.arange(len(item_ids))
     return Inputs(
         encoder=encoder,
-        catalog=Catalog.of(item_keys(item_ids), encoder.items(numbers, columns, none)),
+        catalog=Catalog.of(item_keys(item_ids), encoder.items(numbers, columns)),
         users=Features(np.zeros((len(user_ids), 0), np.int32), np.zeros((len(user_ids), 0), np.float32)),
         events=events, until=until, train=None, valid=None,  # type: ignore[arg-type]
         user_statistics=statistics[0], item_statistics=statistics[1], user_keys=item_keys(user_ids),

@@ -65,7 +65,7 @@ def log(positives: int, seed: int = 1) -> Inputs:
     )
     counts = [Statistics.of(who, clicks, time_, many) for who, many in ((user, USERS), (item, ITEMS))]
     encoder = Encoder.fit(FEATURES, {**raw, "context": {"scene": ["feed"]}}, *counts)
-    columns = encoder.items(np.arange(ITEMS), raw["item"], counts[1].before(np.arange(ITEMS), 1e6, range(12)))
+    columns = encoder.items(np.arange(ITEMS), raw["item"], counts[1].counts(np.arange(ITEMS), 1e6))
     timeline = Timeline.of(events, USERS, [Action.CLICK])
     samples = Samples(
         user=user,

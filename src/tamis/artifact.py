@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from tamis.config import Config
 from tamis.errors import ArtifactError
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 MANIFEST: Final = "bundle.json"
 CURRENT: Final = "CURRENT"
 PUBLISHED: Final = "PUBLISHED"

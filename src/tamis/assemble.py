@@ -24,10 +24,12 @@ from tamis.data.rows import Rows
 from tamis.data.samples import SampleConfig
 from tamis.data.split import SplitConfig
 from tamis.errors import ArtifactError, ConfigError, NotFound
+from tamis.features.coverage import Coverage, coverage
 from tamis.features.encode import Encoder, single_columns
 from tamis.features.inputs import Inputs
 from tamis.features.online import check_values, item_rows, query_features
 from tamis.features.spec import FeaturesConfig, Side
+from tamis.features.tables import Tables
 from tamis.filters.blocked import Blocked, BlockedConfig
 from tamis.filters.excluded import Excluded, ExcludedConfig
 from tamis.filters.seen import Seen, SeenConfig
@@ -92,6 +94,8 @@ AnyStep = (
     | MmrConfig
 )
 
+_COVERAGE: Final = "coverage.json"
+
 PARTS: Final[Mapping[type[StepConfig], Any]] = {
     PopularConfig: Popular,
     NewestConfig: Newest,
@@ -154,6 +158,7 @@ class TrainConfig(Config, frozen=True):
     checkpoint_minutes: AboveZero = 5.0  # between two notes of how far a net's training is, for --resume
     log_steps: AtLeastOne = 500  # training steps between two lines of the log
     keep_bundles: Annotated[int, Meta(ge=2)] = 5  # published ones; older ones are deleted
+    least_coverage: Share = 0.02  # a warning names the features that have a value in fewer of the training rows
 
 
 class EvaluateConfig(Config, frozen=True):
@@ -273,10 +278,12 @@ class Model:
     funnel: Funnel
     encoder: Encoder
     catalog: Catalog
+    statistics: Tables
     user_ids: Ids
     item_ids: Ids
     trained_to: float
     items: Rows  # the items as they were imported; row = number
+    coverage: Coverage  # of the features, in the training rows
 
     @cached_property
     def kinds(self) -> Mapping[str, str]:
@@ -297,7 +304,7 @@ class Model:
         self, user: int, profile: Mapping[str, Any], counts: NDArray[Any], moment: tuple[float, str, Mapping[str, Any]]
     ) -> Features:
         """The user side of one request; see features.online."""
-        return query_features(self.encoder, user, profile, counts, moment)
+        return query_features(self.encoder, user, profile, counts, moment, self.statistics)
 
     def item_rows(self, rows: Sequence[ItemRow]) -> dict[str, NDArray[Any]]:
         """Catalogue columns of freshly put items; see features.online."""
@@ -344,6 +351,11 @@ def save_model(folder_of: Callable[[str], Path], config: ProjectConfig, dataset:
     save_arrays(folder, keys=catalog.keys[0], newest=catalog.newest)
     save_arrays(folder, **{f"column.{name}": pair[0] for name, pair in catalog.columns.items()})
     Rows.of(dataset.items).save(folder, "rows")
+    groups = inputs.encoder.groups.values()
+    pairs = {group.name: inputs.pairs_of(group) for group in groups}
+    folder = folder_of("statistics")
+    Tables.of(inputs.encoder, pairs, inputs.until).save(folder)
+    (folder / _COVERAGE).write_bytes(msgspec.json.encode(coverage(inputs)))
     folder = folder_of("ids")
     dataset.user_ids.save(folder, "users")
     dataset.item_ids.save(folder, "items")
@@ -357,19 +369,22 @@ def load_model(bundle: Bundle, config: ProjectConfig | None = None) -> Model:
     """
     try:
         trained = msgspec.json.decode((bundle.folder("config") / "config.json").read_bytes(), type=ProjectConfig)
+        covered = msgspec.json.decode((bundle.folder("statistics") / _COVERAGE).read_bytes(), type=Coverage)
     except (OSError, msgspec.DecodeError) as error:
         raise ArtifactError(f"{bundle.path}: {error}") from None
-    used = config or trained
+    used, encoder = config or trained, Encoder.load(bundle.folder("features"))
     return Model(
         name=bundle.name,
         config=used,
         funnel=assemble(used.funnel, bundle),
-        encoder=Encoder.load(bundle.folder("features")),
+        encoder=encoder,
         catalog=_load_catalog(bundle.folder("catalog")),
+        statistics=Tables.load(bundle.folder("statistics"), encoder),
         user_ids=Ids.load(bundle.folder("ids"), "users"),
         item_ids=Ids.load(bundle.folder("ids"), "items"),
         trained_to=bundle.manifest.trained_to,
         items=Rows.load(bundle.folder("catalog"), "rows"),
+        coverage=covered,
     )
 
 

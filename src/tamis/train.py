@@ -36,6 +36,7 @@ from tamis.errors import ArtifactError, DataError
 from tamis.evaluate.offline import evaluate
 from tamis.evaluate.report import Report
 from tamis.features.inputs import Inputs, Journal
+from tamis.features.coverage import seldom
 from tamis.features.prepare import Moment, prepare
 from tamis.lineage import Before, Kept, earlier_bundle, kept_parts
 from tamis.types import Progress, silent
@@ -118,7 +119,10 @@ def train(
                 "began_with": earlier.bundle.name if earlier and choice.warm else "",
             }
         )
-        report = evaluate(load_model(bundle), dataset, split, progress=progress, oracle=oracle)
+        model = load_model(bundle)
+        if rare := seldom(model.coverage, config.train.least_coverage):
+            log.warning("features that seldom have a value", coverage={name: round(at, 4) for name, at in rare.items()})
+        report = evaluate(model, dataset, split, progress=progress, oracle=oracle)
         clock.lap("evaluate")
     except BaseException:
         writer.discard()

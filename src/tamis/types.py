@@ -84,14 +84,35 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookup:
+    """Statistics by key: those of one request's user, hour … with each author, item …
+
+    keys: [m] ascending.   values: [m, f].   absent: [f] of keys that are not there.
+    """
+
+    keys: NDArray[np.int32]
+    values: NDArray[np.float32]
+    absent: NDArray[np.float32]
+
+    def find(self, keys: NDArray[Any]) -> NDArray[np.float32]:
+        """[n, f] the values of any keys."""
+        if not len(self.keys):
+            return np.tile(self.absent, (len(keys), 1))
+        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where((self.keys[place] == keys)[:, None], self.values[place], self.absent)
+
+
+@dataclass(frozen=True, slots=True)
 class Features:
     """Encoded features: rows of `codes` index the fused embedding table, `dense` holds numbers.
 
     codes: [n, c] int32, 0 = padding.  dense: [n, d] float32, always finite.
+    lookups: of a request, by name: the statistics that its candidates are looked up in; see features.tables.
     """
 
     codes: NDArray[np.int32]
     dense: NDArray[np.float32]
+    lookups: Mapping[str, Lookup] = field(default_factory=dict)
 
     def take(self, rows: NDArray[Any]) -> "Features":
         return Features(self.codes[rows], self.dense[rows])

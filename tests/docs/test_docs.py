@@ -15,6 +15,8 @@ from tamis.assemble import PARTS, ProjectConfig
 from tamis.cli import app
 from tamis.config import convert
 from tamis.features import spec
+from tamis.features.groups import groups_of
+from tamis.types import ACTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -41,6 +43,20 @@ def test_the_import_page_works_as_written(tmp_path: Path) -> None:
     for _, script in blocks(page, "bash"):
         run(script, tmp_path)
     assert (tmp_path / "feed/data/events").is_dir()
+
+
+def test_feat_4_the_catalogue_of_features_can_be_trained_on_and_has_every_group_and_window() -> None:
+    (text,) = (text for name, text in blocks(ROOT / "docs/features.md", "toml") if name == "features.toml")
+    config = convert(tomllib.loads(text), spec.FeaturesConfig)
+    groups = groups_of(config)
+    assert {"user", "user-item.type", "user-item.category", "user-item.author", "user-context.hour"} <= set(groups)
+    assert {"item", "user.sex-item", "user.age-item", "context.scene-item", "item.author"} <= set(groups)
+    for side in ("user", "item"):
+        assert groups[side].windows == [1, 24, 168, 720]
+        names = {ACTIONS[action] for group in (groups[side],) for action in group.actions}
+        assert {"impression", "click", "like", "collect"} <= names
+    used = {type(feature) for side in ("user", "context", "item") for feature in getattr(config, side).values()}
+    assert used == set(spec.AnyFeature.__args__)
 
 
 def test_the_readme_commands_exist_and_the_first_two_work(tmp_path: Path) -> None:

@@ -1,16 +1,23 @@
 """What the server computes for a moment is, byte for byte, what training would have computed for it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tamis.artifact import open_bundle
-from tamis.assemble import load_model
+from tamis.assemble import Model, load_model
 from tamis.config import override
+from tamis.data.dataset import Dataset
 from tamis.data.split import by_time
 from tamis.features.batch import net_batch
+from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
+from tamis.features.tables import Tables
+from tamis.funnel import Funnel, Stage
+from tamis.recall.newest import Newest, NewestConfig
 from tamis.serving.engine import Engine
 from tamis.serving.opening import rows_of
 from tamis.serving.wire import RecommendRequest
@@ -38,8 +45,59 @@ def test_a_live_query_equals_the_training_row_of_the_same_moment(tiny, limit: in
     model = load_model(open_bundle(tiny.project.bundles), config)
     configs = (config.features, config.samples, config.train.interest_actions)
     inputs = prepare(dataset, Moment(split.test_since, split.test_until), configs, config.state, model.encoder)
+    same_live_and_logged(model, inputs, dataset, np.random.default_rng(3).choice(len(inputs.valid), 25, replace=False))
+
+
+EVERY_STATISTIC = {
+    "features.user.impressions": {"kind": "count"},
+    "features.user.hour_clicks": {"kind": "count", "action": "click", "window_hours": 1},
+    "features.user.day_rate": {"kind": "rate", "action": "click", "window_hours": 24, "prior": 5},
+    "features.user.scene_rate": {"kind": "rate", "action": "click", "by": "scene"},
+    "features.user.hour_shown": {"kind": "count", "by": "hour", "window_hours": 168},
+    "features.user.author_rate": {"kind": "rate", "action": "click", "by": "author"},
+    "features.user.category_rate": {"kind": "rate", "action": "click", "by": "category", "window_hours": 72},
+    "features.user.category_likes": {"kind": "count", "action": "like", "by": "category"},
+    "features.user.met": {"kind": "count", "by": "item_id"},
+    "features.item.week_shown": {"kind": "count", "window_hours": 168},
+    "features.item.hour_rate": {"kind": "rate", "action": "click", "window_hours": 1},
+    "features.item.gender_rate": {"kind": "rate", "action": "click", "by": "gender"},
+    "features.item.age_rate": {"kind": "rate", "action": "click", "by": "age", "window_hours": 48},
+    "features.item.scene_shown": {"kind": "count", "by": "scene"},
+    "features.item.at_this_hour": {"kind": "rate", "action": "click", "by": "hour"},
+    "features.item.author_rate": {"kind": "rate", "action": "click", "of": "author"},
+    "features.item.author_here": {"kind": "rate", "action": "click", "of": "author", "by": "scene", "window_hours": 72},
+}
+
+
+def test_every_kind_of_statistic_is_the_same_live_and_logged(tiny, tmp_path: Path) -> None:
+    config, dataset = override(tiny.project.config, EVERY_STATISTIC), tiny.dataset
+    split = by_time(dataset, config.split)
+    configs = (config.features, config.samples, config.train.interest_actions)
+    trained = prepare(dataset, Moment(split.valid_since, split.test_since), configs, config.state)
+    encoder = trained.encoder
+    tables = Tables.of(encoder, {n: trained.pairs_of(group) for n, group in encoder.groups.items()}, trained.until)
+    tables.save(tmp_path)
+    model = replace(
+        load_model(open_bundle(tiny.project.bundles)),
+        encoder=encoder,
+        catalog=trained.catalog,
+        statistics=Tables.load(tmp_path, encoder),
+        funnel=Funnel([Stage("recall", {"newest": Newest(NewestConfig())}, limit=20)]),
+    )
+    logged = prepare(dataset, Moment(split.test_since, split.test_until), configs, config.state, encoder)
+    rows = np.random.default_rng(4).choice(len(logged.valid), 25, replace=False)
+    same_live_and_logged(model, logged, dataset, rows)
+    sides = logged.sides(logged.valid)
+    for name in ("user.author_rate", "user.met", "gender_rate", "author_here", "hour_rate"):
+        assert len(np.unique(sides.dynamic[:, encoder.layout.item_dynamic.index(name)])) > 2, name
+    for name in ("hour_clicks", "scene_rate", "hour_shown"):
+        assert len(np.unique(sides.user.dense[:, encoder.layout.user_dense.index(name)])) > 2, name
+
+
+def same_live_and_logged(model: Model, inputs: Inputs, dataset: Dataset, rows: NDArray[np.int64]) -> None:
+    """Asks a server about the moments of logged requests (rows of `inputs.valid`), each with the state of its time."""
+    config = model.config
     samples, events = inputs.valid, inputs.events
-    rows = np.random.default_rng(3).choice(len(samples), 25, replace=False)
     users = dict(rows_of(dataset, config.state))
     for row in rows.tolist():
         user, now = int(samples.user[row]), float(samples.time[row])

@@ -82,7 +82,7 @@ def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
 def test_another_format_asks_for_training(tmp_path: Path) -> None:
     bundle = write(tmp_path)
     manifest = bundle.path / "bundle.json"
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 99'))
+    manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 99'))
     with pytest.raises(ArtifactError, match="format 99"):
         open_bundle(bundle.path)
 
@@ -90,8 +90,8 @@ def test_another_format_asks_for_training(tmp_path: Path) -> None:
 def test_a_later_format_is_named_whatever_it_has_in_it(tmp_path: Path) -> None:
     bundle = write(tmp_path)
     manifest = bundle.path / "bundle.json"
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3, "never_heard_of": []'))
-    with pytest.raises(ArtifactError, match="format 3, this version reads 2; train again"):
+    manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 4, "never_heard_of": []'))
+    with pytest.raises(ArtifactError, match="format 4, this version reads 3; train again"):
         open_bundle(bundle.path)
 
 

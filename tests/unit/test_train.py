@@ -55,6 +55,21 @@ def test_only_the_named_parts_change_and_the_bundle_says_what_it_kept(feed: Proj
     assert (said["recall.itemcf"], said["rank.heads"]) == (made.bundle.name, tiny.trained.bundle.name)
 
 
+def test_features_that_seldom_have_a_value_are_named_and_the_report_has_them_all(
+    feed: Project, tiny: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"evaluate.most_users": 5, "evaluate.most_requests": 5}
+    made = again(feed, tiny, Choice(only=("popular",)), {**few, "train.least_coverage": 1.0})
+    rows = made.report.features
+    assert rows == tiny.trained.report.features
+    rare = sorted(name for name, row in rows.items() if row["coverage"] < 1)
+    said = capsys.readouterr().out
+    assert "features that seldom have a value" in said
+    assert {"user.click_rate", "item.click_rate"} <= set(rare)
+    assert all(f"'{name}'" in said for name in rare)
+    assert "'context.hour'" not in said
+
+
 def test_kept_parts_work_beside_items_and_users_that_came_since(feed: Project, tiny: Any) -> None:
     last = tiny.dataset.span()[1]
     old_user, old_item = tiny.dataset.user_ids.external(1), tiny.dataset.item_ids.external(3)

@@ -69,6 +69,8 @@ def test_training_and_report_are_shown_whole(tiny: Any) -> None:
     assert f"bundle {tiny.trained.report.bundle}" in shown
     for title, rows in tiny.trained.report.tables():
         assert not rows or title in shown
+    assert "Features in the training rows" in shown
+    assert "user.gender" in shown
     shown = "\n".join(text(views.trained(tiny.trained)))
     assert f"bundle {tiny.trained.bundle.name}: published" in shown
     assert "rank.heads" in shown

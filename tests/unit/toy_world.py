@@ -31,7 +31,7 @@ DAY = 86_400.0
 CLUSTERS = 6
 CLICK, LIKE, IMPRESSION = ACTION_CODE["click"], ACTION_CODE["like"], ACTION_CODE["impression"]
 FEATURES = FeaturesConfig(
-    user={"user_id": Id(), "age": Number(column="age"), "clicks": Count(action="click")},
+    user={"user_id": Id(), "age": Number(column="age"), "clicks": Count(action="click", as_of="now")},
     context={"hour": Hour(), "scene": Scene()},
     item={
         "item_id": Id(),
@@ -75,8 +75,7 @@ class Toy:
         """The catalogue with one more item per given cluster: known attributes, unseen ids, no events."""
         raw = raw_items(np.random.default_rng(5), np.asarray(clusters))
         old, encoder = self.inputs.catalog, self.inputs.encoder
-        empty = np.zeros((len(clusters), len(ACTIONS)), np.float32)
-        columns = encoder.items(np.full(len(clusters), -1), raw, empty)
+        columns = encoder.items(np.full(len(clusters), -1), raw)
         return replace(
             old,
             keys=(old.keys[0], item_keys(f"fresh{i}" for i in range(len(clusters)))),
@@ -123,7 +122,7 @@ def toy_world(users: int = 120, items: int = 240, requests: int = 10, shown: int
     samples = _samples((user, time, item, shown), click, like, users)
     cut = int(0.85 * len(user))
     until = (4 + requests) * DAY
-    counts = statistics[1].before(np.arange(items), until, range(len(ACTIONS)))
+    counts = statistics[1].counts(np.arange(items), until)
     columns = encoder.items(np.arange(items), raw["item"], counts)
     inputs = Inputs(
         encoder=encoder,

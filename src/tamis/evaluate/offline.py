@@ -91,6 +91,7 @@ def evaluate(
         page=summary.pop("tamis", {"ndcg@10": 0.0}),
         baselines=summary,
         latency=_latency(pages.traces),
+        features=model.coverage,
     )
 
 

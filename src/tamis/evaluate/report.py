@@ -30,6 +30,7 @@ class Report(Config, frozen=True):
     click rate of the first ten, which logged clicks cannot tell: they know what was shown. "popular" ranks by the
     positive actions (`evaluate.positive`) before the bundle's training ended.
     latency: stage or step → p50 and p99 in milliseconds, one request at a time.
+    features: feature → coverage and distinct values in the training rows; see features.coverage.
     """
 
     bundle: str
@@ -43,6 +44,7 @@ class Report(Config, frozen=True):
     page: Row
     baselines: dict[str, Row]
     latency: dict[str, Row]
+    features: dict[str, Row] = {}
 
     def to_json(self) -> bytes:
         """Indented JSON."""
@@ -63,3 +65,4 @@ class Report(Config, frozen=True):
         yield "Heads", self.heads
         yield "Page", {"tamis": self.page, **self.baselines}
         yield "Milliseconds per request", self.latency
+        yield "Features in the training rows", self.features

@@ -1,10 +1,11 @@
 """Gives every feature its place: the one function that decides the layout of the encoded arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tamis.features.fields import Learned, size
-from tamis.features.layout import Field, Layout
-from tamis.features.spec import NUMERIC, Age, Count, FeatureConfig, FeaturesConfig, Id, Number, Rate, Tags, Vector
+from tamis.features.groups import ITEM, groups_of
+from tamis.features.layout import Cross, Field, Layout
+from tamis.features.spec import NUMERIC, Age, FeatureConfig, FeaturesConfig, Id, Number, Statistic, Tags, Vector
 from tamis.types import ACTIONS
 
 AGE_CODES = 26  # log2 of minutes, 0 to 25 (64 years)
@@ -35,19 +36,23 @@ def arrange(
     age = Field(name="history.age", start=0, width=1, offset=table + action.size, size=AGE_CODES + 1)
     places = {field.name: field.start for field in fields["item"]}
     ages = {name: feature for name, feature in config.item.items() if isinstance(feature, Age)}
-    dynamic = [name for name, feature in config.item.items() if isinstance(feature, Rate | Count | Age)]
+    dynamic = _item_dynamic(config)
+    statistics = _user_statistics(config)
     return Layout(
         table_size=table + action.size + age.size,
         user_fields=(*fields["user"], *fields["context"]),
         item_fields=tuple(fields["item"]),
-        user_dense=_user_dense(config),
-        item_dense=_item_dense(config.item, vector_width),
+        user_dense=(*_static(config.user), *statistics, *_static(config.context)),
+        item_dense=_static(config.item, vector_width),
         item_dynamic=tuple(dynamic),
         item_ages={feature.column: dynamic.index(name) for name, feature in ages.items()},
         history_columns=tuple(places[f"item.{name}"] for name in config.history.fields),
         history_action=action,
         history_age=age,
         history_length=config.history.length,
+        user_statistics=statistics,
+        item_age_gaps={feature.column: dynamic.index(missing(name)) for name, feature in ages.items()},
+        item_crosses=_crosses(config, dynamic, places),
     )
 
 
@@ -56,19 +61,45 @@ def is_code(feature: FeatureConfig) -> bool:
     return not isinstance(feature, NUMERIC)
 
 
-def _user_dense(config: FeaturesConfig) -> tuple[str, ...]:
-    """Static numbers, then rates and counts, then the context's numbers: the order of `Encoder.user_side`."""
-    static = [name for name, feature in config.user.items() if isinstance(feature, Number)]
-    dynamic = [name for name, feature in config.user.items() if isinstance(feature, Rate | Count)]
-    context = [name for name, feature in config.context.items() if isinstance(feature, Number)]
-    return (*static, *dynamic, *context)
+def missing(name: str) -> str:
+    """The name of the number that says whether another one is missing."""
+    return f"{name}.missing"
 
 
-def _item_dense(features: Mapping[str, FeatureConfig], vector_width: int) -> tuple[str, ...]:
+def _static(features: Mapping[str, FeatureConfig], vector_width: int = 0) -> tuple[str, ...]:
+    """Names of the numbers that are no statistics, in the order of the encoder's."""
     names: list[str] = []
     for name, feature in features.items():
         if isinstance(feature, Number):
-            names.append(name)
+            names += [name, missing(name)]
         elif isinstance(feature, Vector):
             names += [f"{name}.{axis}" for axis in range(vector_width)]
     return tuple(names)
+
+
+def _user_statistics(config: FeaturesConfig) -> tuple[str, ...]:
+    """Those of the user's statistics that are the same for every candidate."""
+    crossed = {name for group in groups_of(config).values() if group.candidate for name, _ in group.features}
+    own = [name for name, feature in config.user.items() if isinstance(feature, Statistic)]
+    return tuple(name for name in own if f"user.{name}" not in crossed)
+
+
+def _item_dynamic(config: FeaturesConfig) -> list[str]:
+    """Names of the candidate's changing numbers; statistics of the user with the candidate begin with "user."."""
+    names: list[str] = []
+    for name, feature in config.item.items():
+        if isinstance(feature, Statistic | Age):
+            names += [name, missing(name)] if isinstance(feature, Age) else [name]
+    alone = _user_statistics(config)
+    own = [name for name, feature in config.user.items() if isinstance(feature, Statistic) and name not in alone]
+    return names + [f"user.{name}" for name in own]
+
+
+def _crosses(config: FeaturesConfig, dynamic: Sequence[str], places: Mapping[str, int]) -> tuple[Cross, ...]:
+    """What candidates are looked up in, and by what. places: item field → its column of the item's codes."""
+    crosses = []
+    for group in groups_of(config).values():
+        if group.candidate and group.name != ITEM:
+            columns = tuple(dynamic.index(name.removeprefix("item.")) for name, _ in group.features)
+            crosses.append(Cross(table=group.name, columns=columns, field=places.get(group.candidate[0], -1)))
+    return tuple(crosses)

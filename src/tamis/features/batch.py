@@ -50,6 +50,11 @@ def query_dynamic(layout: Layout, query: Query, items: NDArray[np.int64]) -> NDA
     """[n, len(Layout.item_dynamic)] of items at the query's time."""
     dynamic = np.array(query.catalog.column("dynamic", items))
     with_ages(layout, dynamic, {name: query.catalog.column(name, items) for name in layout.item_ages}, query.now)
+    if layout.item_crosses:
+        codes = query.catalog.column("codes", items)
+        for cross in layout.item_crosses:
+            keys = items if cross.field < 0 else codes[:, cross.field]
+            dynamic[:, cross.columns] = query.features.lookups[cross.table].find(keys)
     return dynamic
 
 

@@ -5,6 +5,7 @@ There is one code path: training, evaluation and the server call the same method
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -14,30 +15,28 @@ from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
 from tamis.config import Config
-from tamis.errors import ArtifactError, ConfigError
+from tamis.errors import ArtifactError
 from tamis.features import geohash
 from tamis.features.arrange import AGE_CODES, arrange, is_code
 from tamis.features.fields import Codes, Learned, encode_number, learn, numbers, text, words
+from tamis.features.groups import ITEM, Group, groups_of, live_group
 from tamis.features.layout import Layout
+from tamis.features.raw import TICKS, Raw, learnt_from, raw_values, tick_of, vocabulary_of
 from tamis.features.spec import (
     Age,
-    Category,
-    Count,
     FeatureConfig,
     FeaturesConfig,
     Hour,
     Id,
     Number,
-    Rate,
     Scene,
     Vector,
+    Weekday,
 )
-from tamis.features.statistics import Statistics, log_rate
-from tamis.types import ACTION_CODE, Features, item_key
+from tamis.features.statistics import Counts, Statistics
+from tamis.types import Features, item_key
 
 KEYWORDS: Final = 8  # of an item that lists of items by keyword know
-Raw = Mapping[str, Sequence[Any]]
-"""Raw columns by name; a column that is not there is missing everywhere."""
 KIND_COLUMNS: Final = ("author", "category", "city")
 """Columns of the catalogue that hold stable hashes of texts, 0 = none."""
 NUMBER_COLUMNS: Final = ("duration_seconds", "quality")
@@ -95,7 +94,7 @@ class Encoder:
         for side in ("user", "context", "item"):
             learned[side] = {}
             for name, feature in getattr(config, side).items():
-                learned[side][name] = learn(_as_category(feature), _column(raw[side], feature, f"{side}.{name}"))
+                learned[side][name] = learn(vocabulary_of(feature), learnt_from(raw[side], feature, f"{side}.{name}"))
         known = {"user": _known_ids(config.user, users), "item": _known_ids(config.item, items)}
         width = _vector_width(config, raw["item"])
         layout = arrange(config, learned, {side: int(mask.sum()) for side, mask in known.items()}, width)
@@ -111,13 +110,24 @@ class Encoder:
         codes = {side: _id_codes(mask, _id_offset(config, layout, side)) for side, mask in known.items()}
         return cls(learnt, codes["user"], codes["item"])
 
-    def counted(self, side: str) -> list[int]:
-        """Codes of the actions whose counts the side ("user" or "item") is made from, ascending."""
-        names: set[str] = set()
-        for feature in getattr(self.learnt.config, side).values():
-            if isinstance(feature, Rate | Count):
-                names |= {feature.action, getattr(feature, "per", feature.action)}
-        return sorted(ACTION_CODE[name] for name in names)
+    @cached_property
+    def groups(self) -> Mapping[str, Group]:
+        """Name → group of the statistics as of a refresh."""
+        return groups_of(self.learnt.config)
+
+    @cached_property
+    def live(self) -> Group:
+        """The statistics of a user as of the request."""
+        return live_group(self.learnt.config)
+
+    @cached_property
+    def absent(self) -> Mapping[str, NDArray[np.float32]]:
+        """Name of a group → its statistics where nothing happened."""
+        return {name: group.absent(self.learnt.totals) for name, group in self.groups.items()}
+
+    def columns_of(self, group: Group) -> list[int]:
+        """Where the statistics of a group that has candidates stand in `Layout.item_dynamic`."""
+        return [self.layout.item_dynamic.index(name.removeprefix("item.")) for name, _ in group.features]
 
     # ---- user side ---------------------------------------------------------------------------------------------
 
@@ -131,27 +141,35 @@ class Encoder:
         columns: list[NDArray[Any]] = []
         dense: list[NDArray[np.float32]] = []
         for name, feature in config.items():
-            if isinstance(feature, Hour):
-                values: Sequence[Any] = ((time / 3600 + feature.offset_hours) % 24).astype(np.int64).tolist()
-            else:
-                values = scenes if isinstance(feature, Scene) else raw.get(_column_name(feature), [None] * count)
+            if isinstance(feature, Hour | Weekday):
+                columns.append(self.ticks(name, feature, time)[:, None])
+                continue
+            values = scenes if isinstance(feature, Scene) else raw_values(raw, feature, count)
             if isinstance(feature, Number):
                 dense.append(encode_number(feature, self.learnt.context[name], values))
             else:
                 columns.append(self._codes["context", name].encode(values))
         return _features(columns, dense, count)
 
-    def user_side(self, static: Features, counts: NDArray[Any], context: Features) -> Features:
-        """The whole user side: static features, rates and counts of the user's own events, context.
+    def ticks(self, name: str, feature: Hour | Weekday, time: NDArray[np.float64]) -> NDArray[np.int32]:
+        """[n] the codes that a context feature of that name, read off a clock, has at these times."""
+        return np.asarray(self._ticks[name][tick_of(feature, time)])
 
-        counts: [r, len(ACTIONS)] events of the user strictly before the request.
+    @cached_property
+    def _ticks(self) -> Mapping[str, NDArray[np.int32]]:
+        """Name of a context feature that is read off a clock → codes in the order of time."""
+        kinds = {name: type(feature) for name, feature in self.learnt.config.context.items()}
+        named = {name: TICKS[kind] for name, kind in kinds.items() if kind in TICKS}
+        return {name: self._codes["context", name].encode(words)[:, 0] for name, words in named.items()}
+
+    def user_side(self, static: Features, statistics: Mapping[str, NDArray[np.float32]], context: Features) -> Features:
+        """The whole user side: static features, statistics, context.
+
+        statistics: "user.name" → [r], at least those that are no candidate's.
         """
-        dynamic = [
-            column
-            for feature in self.learnt.config.user.values()
-            if (column := _dynamic(feature, counts, self.learnt.totals)) is not None
-        ]
-        stacked = np.stack(dynamic, axis=1) if dynamic else np.zeros((len(counts), 0), np.float32)
+        names = self.layout.user_statistics
+        columns = [statistics[f"user.{name}"] for name in names]
+        stacked = np.stack(columns, axis=1) if columns else np.zeros((len(static.codes), 0), np.float32)
         return Features(
             np.concatenate([static.codes, context.codes], axis=1),
             np.concatenate([static.dense, stacked, context.dense], axis=1),
@@ -159,15 +177,15 @@ class Encoder:
 
     # ---- item side ---------------------------------------------------------------------------------------------
 
-    def items(self, item_numbers: NDArray[np.int64], raw: Raw, counts: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def items(self, item_numbers: NDArray[np.int64], raw: Raw, counts: Counts | None = None) -> dict[str, NDArray[Any]]:
         """The catalogue's columns for items; number −1 is an item that training did not see.
 
-        counts: [n, len(ACTIONS)] events of each item up to the last refresh.
+        counts: events of each item up to the last refresh, in the windows of the group of items; None = none at all.
         """
         static = self._static("item", item_numbers, raw, self.item_code)
         count, layout = len(item_numbers), self.layout
         columns: dict[str, NDArray[Any]] = {"codes": static.codes, "dense": static.dense}
-        columns["dynamic"] = self.item_dynamic(counts)
+        columns["dynamic"] = self._item_dynamic(counts, count)
         for name in {"publish_time", *layout.item_ages}:
             columns[name] = numbers(raw.get(name, [None] * count))
         for name in KIND_COLUMNS:
@@ -180,13 +198,11 @@ class Encoder:
         columns["vector"] = vectors(raw.get("vector", [None] * count), self.learnt.vector_width)
         return columns
 
-    def item_dynamic(self, counts: NDArray[Any]) -> NDArray[np.float32]:
-        """[n, len(Layout.item_dynamic)] rates and counts of items; the columns of ages are left 0 (`with_ages`)."""
-        out = np.zeros((len(counts), len(self.layout.item_dynamic)), np.float32)
-        for name, feature in self.learnt.config.item.items():
-            values = _dynamic(feature, counts, self.learnt.totals)
-            if values is not None:
-                out[:, self.layout.item_dynamic.index(name)] = values
+    def _item_dynamic(self, counts: Counts | None, count: int) -> NDArray[np.float32]:
+        """[n, len(Layout.item_dynamic)] statistics of items alone; columns of ages and crosses are left 0."""
+        out = np.zeros((count, len(self.layout.item_dynamic)), np.float32)
+        if group := self.groups.get(ITEM):
+            out[:, self.columns_of(group)] = group.values(counts, self.learnt.totals) if counts else self.absent[ITEM]
         return out
 
     def _static(self, side: str, entity: NDArray[np.int64], raw: Raw, id_code: NDArray[np.int32]) -> Features:
@@ -197,9 +213,9 @@ class Encoder:
             if isinstance(feature, Id):
                 codes.append(_numbered(entity, id_code)[:, None])
                 continue
-            values = raw.get(_column_name(feature), [None] * count)
+            values = raw_values(raw, feature, count)
             if isinstance(feature, Number):
-                dense.append(encode_number(feature, getattr(self.learnt, side)[name], values)[:, None])
+                dense.append(encode_number(feature, getattr(self.learnt, side)[name], values))
             elif isinstance(feature, Vector):
                 dense.append(vectors(values, self.learnt.vector_width))
             elif is_code(feature):
@@ -226,8 +242,10 @@ class Encoder:
 def with_ages(layout: Layout, dynamic: NDArray[np.float32], raw: Mapping[str, NDArray[Any]], now: Any) -> None:
     """Fills the age columns of `dynamic` [n, …] in place: log1p of hours since the time column; missing gives 0."""
     for name, column in layout.item_ages.items():
-        hours = (now - raw[name]) / 3600
+        known = np.isfinite(raw[name])
+        hours = np.where(known, now - raw[name], 0.0) / 3600
         dynamic[:, column] = np.log1p(np.where(hours > 0, hours, 0.0))
+        dynamic[:, layout.item_age_gaps[name]] = ~known
 
 
 def history_codes(
@@ -267,32 +285,12 @@ def stable_tags(values: Sequence[Any], width: int) -> NDArray[np.int64]:
 
 
 def vectors(values: Sequence[Any], width: int) -> NDArray[np.float32]:
-    """[n, width] content vectors; missing or of another width gives zeros, not finite numbers give 0."""
+    """[n, width] content vectors; missing, no list or of another width gives zeros, not finite numbers give 0."""
     out = np.zeros((len(values), width), np.float32)
     for row, value in enumerate(values):
-        if value is not None and len(value) == width:
+        if isinstance(value, list | tuple | np.ndarray) and len(value) == width:
             out[row] = value
     return np.nan_to_num(out, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _as_category(feature: FeatureConfig) -> FeatureConfig:
-    """Scenes and hours are vocabularies; everything else is what it is."""
-    return Category(column="") if isinstance(feature, Scene | Hour) else feature
-
-
-def _column_name(feature: FeatureConfig) -> str:
-    return "scene" if isinstance(feature, Scene) else str(getattr(feature, "column", ""))
-
-
-def _column(raw: Raw, feature: FeatureConfig, where: str) -> Sequence[Any]:
-    if isinstance(feature, Hour):
-        return [str(hour) for hour in range(24)]
-    name = _column_name(feature)
-    if not name:
-        return ()
-    if name not in raw:
-        raise ConfigError(f"features.{where}: the data has no column {name!r}; it has {sorted(raw)}")
-    return raw[name]
 
 
 def _known_ids(features: Mapping[str, FeatureConfig], statistics: Statistics) -> NDArray[np.bool_]:
@@ -326,21 +324,8 @@ def _vector_width(config: FeaturesConfig, raw: Raw) -> int:
     return max((len(value) for value in raw.get(names[0], ()) if value is not None), default=0)
 
 
-def _dynamic(feature: FeatureConfig, counts: NDArray[Any], totals: Mapping[int, int]) -> NDArray[np.float32] | None:
-    """[n] the value of a rate or count feature from event counts [n, len(ACTIONS)]; None for any other kind."""
-    counts = np.asarray(counts, np.float32)  # in one precision, or the server's last bits differ from training's
-    if isinstance(feature, Count):
-        return np.asarray(np.log1p(counts[:, ACTION_CODE[feature.action]]), np.float32)
-    if isinstance(feature, Rate):
-        action, per = ACTION_CODE[feature.action], ACTION_CODE[feature.per]
-        overall = min(1.0, max(1e-6, totals.get(action, 0) / max(1, totals.get(per, 0))))
-        return log_rate(counts[:, action], counts[:, per], overall, feature.prior)
-    return None
-
-
 def _features(codes: list[NDArray[Any]], dense: list[NDArray[np.float32]], count: int) -> Features:
-    numeric = [column if column.ndim == 2 else column[:, None] for column in dense]
     return Features(
         np.concatenate(codes, axis=1).astype(np.int32) if codes else np.zeros((count, 0), np.int32),
-        np.concatenate(numeric, axis=1).astype(np.float32) if numeric else np.zeros((count, 0), np.float32),
+        np.concatenate(dense, axis=1).astype(np.float32) if dense else np.zeros((count, 0), np.float32),
     )

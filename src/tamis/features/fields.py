@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.config import Config
-from tamis.features.spec import Age, Bucket, Category, FeatureConfig, Hash, Number, Tags, Vector
+from tamis.features.spec import Age, Bucket, Category, FeatureConfig, Geohash, Hash, Number, Tags, Vector
 
 FARTHEST: Final = 20.0  # deviations: beyond it a value is an error of the data more often than news
 Values = Sequence[Any]
@@ -72,7 +72,7 @@ def problem(feature: FeatureConfig, value: Any) -> str:
     if isinstance(feature, Vector):
         fine = many and all(isinstance(part, int | float) and math.isfinite(number(part)) for part in value)
         return "" if fine else f"got {_shown(value)}, wanted a list of numbers"
-    if isinstance(feature, Number | Bucket | Age):
+    if isinstance(feature, Number | Bucket | Age | Geohash):
         fine = value == "" or (not many and math.isfinite(number(value)))
         return "" if fine else f"got {_shown(value)}, wanted a number"
     return f"got {_shown(value)}, wanted one value" if many else ""
@@ -127,7 +127,7 @@ class Codes:
             return self._tags(values, feature.width)
         if isinstance(feature, Bucket):
             raw = numbers(values)
-            local = np.where(np.isnan(raw), 0, np.searchsorted(self.edges, raw, "right") + 1)
+            local = np.where(np.isfinite(raw), np.searchsorted(self.edges, raw, "right") + 1, 0)
         elif isinstance(feature, Hash):
             local = np.fromiter((_hash(text(v), feature.buckets) for v in values), np.int64, len(values))
         else:
@@ -149,9 +149,11 @@ class Codes:
 
 
 def encode_number(feature: Number, learned: Learned, values: Values) -> NDArray[np.float32]:
-    """[n] standardised, cut at 20 deviations to either side; missing and not finite give 0, the mean."""
+    """[n, 2] standardised and cut at 20 deviations to either side; 1 where missing or not finite, then 0, the mean."""
     raw = (_shaped(feature, numbers(values)) - learned.mean) / learned.deviation
-    return np.where(np.isfinite(raw), np.clip(raw, -FARTHEST, FARTHEST), 0.0).astype(np.float32)
+    known = np.isfinite(raw)
+    shown = np.where(known, np.clip(raw, -FARTHEST, FARTHEST), 0.0)
+    return np.stack([shown, ~known], axis=1).astype(np.float32)
 
 
 def _shaped(feature: Number, raw: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """What every `fit` gets: the data of the training period and nothing after it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,9 @@ from tamis.data.samples import Samples
 from tamis.features.batch import NetBatch
 from tamis.features.earlier import Earlier
 from tamis.features.encode import Encoder, history_codes, with_ages
+from tamis.features.groups import ITEM, Group, key_of
 from tamis.features.layout import Layout
+from tamis.features.pairs import Pairs, values_at
 from tamis.features.statistics import Statistics, refresh_time
 from tamis.types import ACTION_CODE, ACTIONS, Catalog, Features, Progress, silent
 
@@ -58,6 +61,7 @@ class Inputs:
     user_keys: [users] types.item_key of the users' external ids, by which one user's profile names others.
     earlier: what the last full training left for the part at hand; None at the first one.
     journal: where the training of the part at hand notes how far it is.
+    pairs: group of statistics → its event counts, of those that are not of a user or an item alone.
     """
 
     encoder: Encoder
@@ -74,6 +78,7 @@ class Inputs:
     user_keys: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     earlier: Earlier | None = None
     journal: Journal = NO_JOURNAL
+    pairs: Mapping[str, Pairs] = field(default_factory=dict)
     _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
 
     @property
@@ -107,6 +112,11 @@ class Inputs:
         """Numbers of the items that were there before `until`, ascending: all that training may know of."""
         return np.flatnonzero(self.since < self.until)
 
+    def pairs_of(self, group: Group) -> Pairs:
+        """The event counts of a group of statistics, at any time."""
+        alone = {"user": self.user_statistics, ITEM: self.item_statistics}
+        return Pairs(alone[group.name]) if group.name in alone else self.pairs[group.name]
+
     def sides(self, samples: Samples) -> Sides:
         """The changing sides of `samples`, computed at the first call and kept."""
         if id(samples) not in self._sides:
@@ -139,22 +149,54 @@ class Inputs:
 
 
 def _sides(inputs: Inputs, samples: Samples) -> Sides:
-    encoder = inputs.encoder
+    encoder, layout = inputs.encoder, inputs.layout
     scenes = [samples.scenes[code] for code in samples.scene]
     context = encoder.context(samples.time, scenes, samples.context.to_dict(as_series=False))
-    counts = inputs.user_statistics.before(samples.user, samples.time, encoder.counted("user"))
-    user = encoder.user_side(inputs.users.take(samples.user), counts, context)
-    refreshed = refresh_time(samples.time, encoder.learnt.config.refresh_hours)
+    static = inputs.users.take(samples.user)
+    codes = np.concatenate([static.codes, context.codes], axis=1)
+
+    def asking(source: str) -> NDArray[np.int64 | np.int32]:
+        return samples.user if source == "user" else codes[:, layout.field(source).start]
+
+    requests = {name: key_of(group.request, layout, asking, len(samples)) for name, group in encoder.groups.items()}
+    config = encoder.learnt.config
+    refreshed = refresh_time(samples.time, config.refresh_hours, config.refresh_offset_hours)
+    counts = inputs.user_statistics.counts(samples.user, samples.time, encoder.live.actions)
+    statistics = encoder.live.named(encoder.live.values(counts, encoder.learnt.totals))
+    for name, group in encoder.groups.items():
+        if not group.candidate:
+            keys = requests[name], np.zeros(len(samples), np.int64)
+            statistics.update(group.named(values_at(encoder, group, inputs.pairs_of(group), keys, refreshed)))
+    user = encoder.user_side(static, statistics, context)
     per_row = np.repeat(np.arange(len(samples)), np.diff(samples.first))
-    counted = encoder.counted("item")
-    dynamic = np.empty((len(samples.item), len(encoder.layout.item_dynamic)), np.float32)
+    dynamic = np.zeros((len(samples.item), len(layout.item_dynamic)), np.float32)
     for start in range(0, len(samples.item), 200_000):  # blocks keep the [n, actions] counts small
         block = slice(start, start + 200_000)
-        before = inputs.item_statistics.before(samples.item[block], refreshed[per_row[block]], counted)
-        dynamic[block] = encoder.item_dynamic(before)
-    raw = {name: inputs.catalog.column(name, samples.item) for name in encoder.layout.item_ages}
-    with_ages(encoder.layout, dynamic, raw, samples.time[per_row])
+        _count_candidates(inputs, samples.item[block], (requests, refreshed), per_row[block], dynamic[block])
+    raw = {name: inputs.catalog.column(name, samples.item) for name in layout.item_ages}
+    with_ages(layout, dynamic, raw, samples.time[per_row])
     return Sides(user, dynamic)
+
+
+def _count_candidates(
+    inputs: Inputs,
+    items: NDArray[np.int32],
+    asked: tuple[dict[str, NDArray[np.int64]], NDArray[np.float64]],
+    request: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> None:
+    """Fills in the statistics [n, …] of candidates. asked: keys by group and refresh of every request."""
+    encoder, (keys, refreshed) = inputs.encoder, asked
+    codes = inputs.catalog.column("codes", items) if encoder.layout.item_crosses else None
+
+    def shown(source: str) -> NDArray[np.int64 | np.int32]:
+        return items if codes is None or source == ITEM else codes[:, encoder.layout.field(source).start]
+
+    for name, group in encoder.groups.items():
+        if group.candidate:
+            pair = keys[name][request], key_of(group.candidate, encoder.layout, shown, len(items))
+            values = values_at(encoder, group, inputs.pairs_of(group), pair, refreshed[request])
+            out[:, encoder.columns_of(group)] = values
 
 
 def _histories(inputs: Inputs, samples: Samples, requests: NDArray[np.int64]) -> NDArray[np.int32]:

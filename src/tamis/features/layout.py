@@ -16,6 +16,18 @@ class Field(Config, frozen=True):
     size: int
 
 
+class Cross(Config, frozen=True):
+    """Statistics that a candidate is looked up for in one table of the request (`types.Features.lookups`).
+
+    columns: of `item_dynamic`, in the order of the table's.   field: column of the item's codes that is the key, −1 =
+    its number.
+    """
+
+    table: str
+    columns: tuple[int, ...]
+    field: int
+
+
 class Layout(Config, frozen=True):
     """The shape of everything a net reads.
 
@@ -29,12 +41,19 @@ class Layout(Config, frozen=True):
     item_fields: tuple[Field, ...]
     user_dense: tuple[str, ...]  # names of the user side's numbers, context included
     item_dense: tuple[str, ...]  # names of the item's static numbers
-    item_dynamic: tuple[str, ...]  # names of the item's numbers that change: statistics, age
+    item_dynamic: tuple[str, ...]  # names of the candidate's numbers that change: statistics, age
     item_ages: dict[str, int]  # catalogue column of a time → column of item_dynamic that holds its age
     history_columns: tuple[int, ...]
     history_action: Field
     history_age: Field
     history_length: int
+    user_statistics: tuple[str, ...] = ()  # those of user_dense that are statistics
+    item_age_gaps: dict[str, int] = {}  # as item_ages: the column that says where the time is missing
+    item_crosses: tuple[Cross, ...] = ()
+
+    def field(self, name: str) -> Field:
+        """The field of a categorical feature, for instance "item.author"."""
+        return next(field for field in (*self.user_fields, *self.item_fields) if field.name == name)
 
     @property
     def user_codes(self) -> int:

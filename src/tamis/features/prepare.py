@@ -14,7 +14,9 @@ from tamis.data.negatives import there_since
 from tamis.data.samples import Log, Reach, SampleConfig, Timeline, build_samples
 from tamis.features.encode import Encoder
 from tamis.features.fields import numbers
+from tamis.features.groups import ITEM
 from tamis.features.inputs import Inputs
+from tamis.features.pairs import pairs_of
 from tamis.features.spec import FeaturesConfig
 from tamis.features.statistics import Statistics
 from tamis.state.settings import StateConfig
@@ -62,6 +64,7 @@ def prepare(
     progress("features", 1, 4)
     catalog = catalog_of(encoder, dataset, raw["item"], item_statistics, moment.until)
     static = encoder.users(np.arange(users), raw["user"])
+    pairs = pairs_of(encoder, (events, requests), static, catalog)
     progress("features", 2, 4)
     history = [ACTION_CODE[name] for name in encoder.learnt.config.history.actions]
     reach = None
@@ -87,6 +90,7 @@ def prepare(
         interest_actions=interest_actions,
         progress=progress,
         user_keys=np.asarray(dataset.user_ids.keys),
+        pairs=pairs,
     )
 
 
@@ -95,7 +99,8 @@ def catalog_of(
 ) -> Catalog:
     """The catalogue with item statistics as of `until`; row = item number of the data set."""
     every = np.arange(len(dataset.items))
-    counts = statistics.before(every, until, encoder.counted("item"))
+    group = encoder.groups.get(ITEM)
+    counts = statistics.counts(every, until, group.actions, group.windows) if group else None
     columns = encoder.items(every, raw, counts)
     published = columns["publish_time"]
     order = np.argsort(-np.where(np.isfinite(published), published, -np.inf), kind="stable")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config
+from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, NotNegative
 from tamis.types import ACTION_CODE
 
 
@@ -53,7 +53,10 @@ class Tags(FeatureConfig, frozen=True, tag="tags"):
 
 
 class Bucket(FeatureConfig, frozen=True, tag="bucket"):
-    """A number cut into `count` buckets of equal mass on the training data, or at `edges` (ascending) if given."""
+    """A number cut into `count` buckets of equal mass on the training data, or at `edges` (ascending) if given.
+
+    What is missing or not finite has the code "unknown".
+    """
 
     column: str
     count: AtLeastOne = 10
@@ -65,7 +68,10 @@ class Bucket(FeatureConfig, frozen=True, tag="bucket"):
 
 
 class Number(FeatureConfig, frozen=True, tag="number"):
-    """A number, `log1p`-ed and clipped as told, then standardised on the training data; missing gives 0, the mean."""
+    """A number, `log1p`-ed and clipped as told, then standardised on the training data.
+
+    A second number is 1 where it is missing or not finite, and the first one 0, the mean.
+    """
 
     column: str
     log1p: bool = False
@@ -89,21 +95,54 @@ class Hour(FeatureConfig, frozen=True, tag="hour"):
     offset_hours: Annotated[float, Meta(ge=-24, le=24)] = 0.0
 
 
+class Weekday(FeatureConfig, frozen=True, tag="weekday"):
+    """The day of the week of the request, UTC plus `offset_hours`. Context only."""
+
+    offset_hours: Annotated[float, Meta(ge=-24, le=24)] = 0.0
+
+
+class Geohash(FeatureConfig, frozen=True, tag="geohash"):
+    """The GeoHash cell of a position, `length` letters (5: 4.9 km wide); the vocabulary is as for `category`."""
+
+    length: Annotated[int, Meta(ge=1, le=12)] = 5
+    latitude: str = "latitude"
+    longitude: str = "longitude"
+    min_count: AtLeastOne = 1
+    most: AtLeastOne = 100_000
+
+
 class Scene(FeatureConfig, frozen=True, tag="scene"):
     """Where the page is shown (tab, surface). Context only; the vocabulary is learnt from the requests."""
 
 
 class Age(FeatureConfig, frozen=True, tag="age"):
-    """log1p of the hours between a time column and the request; missing or negative gives 0. Items only, dynamic."""
+    """log1p of the hours between a time column and the request, 0 when that lies ahead. Items only, dynamic.
+
+    A second number is 1 where the time is missing, and the first one 0.
+    """
 
     column: str = "publish_time"
 
 
-class Rate(FeatureConfig, frozen=True, tag="rate"):
-    """The smoothed rate (n_action + prior·p) / (n_per + prior), p the overall rate, as log of its ratio to p.
+class Statistic(FeatureConfig, frozen=True):
+    """Base of what counts events of one user or item, up to a refresh at or before the request (`refresh_hours`).
 
-    Items: counts as of a refresh at or before the request (`refresh_hours`). Users: counts strictly before the request.
+    window_hours: only those of so many hours before the refresh; 0 = all so far.
+    by: only those that share this feature with the request: of a user by a context feature, or by one of the candidate
+    (his events with its author); of an item by a context feature, or by one of the asking user (its events with users
+    of his city). An unknown or missing value shares nothing.
+    of: items only: count events of all items that share this feature with the candidate, its author's for instance.
+    as_of: "now" = up to the request, strictly before it; only for all events of a user (no window, no `by`).
     """
+
+    window_hours: NotNegative = 0.0
+    by: str = ""
+    of: str = ""
+    as_of: Literal["refresh", "now"] = "refresh"
+
+
+class Rate(Statistic, frozen=True, kw_only=True, tag="rate"):
+    """The smoothed rate (n_action + prior·p) / (n_per + prior), p the overall rate, as log of its ratio to p."""
 
     action: str
     per: str = "impression"
@@ -114,8 +153,8 @@ class Rate(FeatureConfig, frozen=True, tag="rate"):
         _known(self.per)
 
 
-class Count(FeatureConfig, frozen=True, tag="count"):
-    """log1p of the number of events of one action so far; see `rate` for "so far"."""
+class Count(Statistic, frozen=True, tag="count"):
+    """log1p of the number of events of one action."""
 
     action: str = "impression"
 
@@ -123,7 +162,9 @@ class Count(FeatureConfig, frozen=True, tag="count"):
         _known(self.action)
 
 
-AnyFeature = Id | Category | Hash | Tags | Bucket | Number | Vector | Hour | Scene | Age | Rate | Count
+AnyFeature = (
+    Id | Category | Hash | Tags | Bucket | Number | Vector | Hour | Weekday | Scene | Geohash | Age | Rate | Count
+)
 Side = Literal["user", "context", "item"]
 
 
@@ -144,8 +185,9 @@ class HistoryConfig(Config, frozen=True):
 class FeaturesConfig(Config, frozen=True):
     """All features of a project.
 
-    refresh_hours: training rows see item statistics as of the last multiple of it since the epoch. A server has those
-    of its bundle, as of the end of training, until the next one: publish a bundle that often, and neither is older.
+    refresh_hours: training rows see statistics as of the last multiple of it since the epoch. A server has those of
+    its bundle, as of the end of training, until the next one: publish a bundle that often, and neither is older.
+    refresh_offset_hours: local midnight minus UTC midnight, so that days are refreshed at local midnight.
     """
 
     user: dict[str, AnyFeature] = {}
@@ -153,6 +195,7 @@ class FeaturesConfig(Config, frozen=True):
     item: dict[str, AnyFeature] = {}
     history: HistoryConfig = HistoryConfig()
     refresh_hours: AboveZero = 24.0
+    refresh_offset_hours: Annotated[float, Meta(ge=-24, le=24)] = 0.0
 
     def __post_init__(self) -> None:
         missing = [name for name in self.history.fields if name not in self.item]
@@ -167,13 +210,48 @@ class FeaturesConfig(Config, frozen=True):
             for name, feature in getattr(self, side).items():
                 if isinstance(feature, kinds):
                     raise ValueError(f"{side}.{name}: kind {type(feature).__name__.lower()!r} is not for this side")
+                if isinstance(feature, Statistic):
+                    _check(self, side, name, feature)
+
+    def shared(self, side: Side, feature: Statistic) -> str:
+        """The feature that `by` names, as "side.name"; "" without one."""
+        named = _named(self, SHARED[side], feature.by)
+        return f"{named[0]}.{feature.by}" if named else ""
 
 
-NUMERIC = (Number, Vector, Age, Rate, Count)
+def _named(config: FeaturesConfig, sides: tuple[Side, ...], name: str) -> list[Side]:
+    """Those of the sides that have a feature of that name with a single code."""
+    kinds = [(side, getattr(config, side).get(name)) for side in sides]
+    return [side for side, feature in kinds if feature and not isinstance(feature, (*NUMERIC, Tags))]
+
+
+def _check(config: FeaturesConfig, side: Side, name: str, feature: Statistic) -> None:
+    """Raises ValueError for a statistic that cannot be counted."""
+    where = f"{side}.{name}"
+    if feature.as_of == "now" and (side != "user" or feature.by or feature.window_hours):
+        raise ValueError(f'{where}: as_of = "now" is for all events of a user, without `by` and `window_hours`')
+    if feature.of and side != "item":
+        raise ValueError(f"{where}: `of` is for items only")
+    asked: tuple[tuple[str, str, tuple[Side, ...]], ...] = (
+        ("by", feature.by, SHARED[side]),
+        ("of", feature.of, ("item",)),
+    )
+    for key, value, sides in asked:
+        there = _named(config, sides, value)
+        if value and len(there) != 1:
+            found = f"{' and '.join(there)} both have it" if there else "there is none"
+            wanted = f"wanted a feature with a single code of {' or '.join(sides)}"
+            raise ValueError(f"{where}: {key} names {value!r}; {wanted}, and {found}")
+
+
+SHARED: dict[Side, tuple[Side, ...]] = {"user": ("context", "item"), "item": ("context", "user")}
+"""Where `by` looks for its feature: what is known of the request's moment, then the other party."""
+
+NUMERIC = (Number, Vector, Age, Statistic)
 """Kinds that give numbers; all others give codes."""
 
 NOT_ALLOWED: dict[Side, tuple[type[FeatureConfig], ...]] = {
-    "user": (Hour, Scene, Age, Vector),
-    "context": (Id, Age, Rate, Count, Vector, Tags),
-    "item": (Hour, Scene),
+    "user": (Hour, Weekday, Scene, Age, Vector),
+    "context": (Id, Age, Statistic, Vector, Tags),
+    "item": (Hour, Weekday, Scene),
 }

@@ -5,7 +5,7 @@ are compared as their places among all distinct event times, whole numbers that 
 class gives the training rows, the evaluator's rows and the server's snapshot.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.types import ACTIONS
+
+Counts = Mapping[float, NDArray[np.float32]]
+"""Window in hours (0 = all so far) → [n, len(ACTIONS)] events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +39,50 @@ class Statistics:
         axis = {int(code): np.sort(key[action == code]) for code in np.unique(action)}
         return cls(moments, axis, entities)
 
-    def before(
-        self, entity: NDArray[Any], time: NDArray[np.float64] | float, actions: Sequence[int] = range(len(ACTIONS))
-    ) -> NDArray[np.float32]:
-        """[n, len(ACTIONS)] events of each entity strictly before its time, for `actions`; 0 for all others.
+    def counts(
+        self,
+        entity: NDArray[Any],
+        time: NDArray[np.float64] | float,
+        actions: Sequence[int] = range(len(ACTIONS)),
+        windows: Sequence[float] = (0.0,),
+    ) -> Counts:
+        """Events of each entity strictly before its time, of `actions`; 0 for all others.
 
+        windows: only events of so many hours before the time, those right at its begin included; 0 = all so far.
         An entity without a number (−1) has none.
         """
-        low = entity.astype(np.int64) * (len(self.moments) + 1)
-        high = low + np.searchsorted(self.moments, time)
-        out = np.zeros((len(entity), len(ACTIONS)), np.float32)
+        first = entity.astype(np.int64) * (len(self.moments) + 1)
+        end = first + np.searchsorted(self.moments, time)
+        begins = {
+            hours: first + np.searchsorted(self.moments, time - hours * 3600) if hours else first for hours in windows
+        }
+        out = {hours: np.zeros((len(entity), len(ACTIONS)), np.float32) for hours in windows}
         for code in actions:
             axis = self.axis.get(code)
             if axis is not None:
-                out[:, code] = np.searchsorted(axis, high) - np.searchsorted(axis, low)
+                until = np.searchsorted(axis, end)
+                for hours, begin in begins.items():
+                    out[hours][:, code] = until - np.searchsorted(axis, begin)
         return out
+
+    def before(
+        self, entity: NDArray[Any], time: NDArray[np.float64] | float, actions: Sequence[int] = range(len(ACTIONS))
+    ) -> NDArray[np.float32]:
+        """[n, len(ACTIONS)] all events of each entity strictly before its time; see `counts`."""
+        return self.counts(entity, time, actions)[0.0]
 
     def totals(self) -> dict[int, int]:
         """Events per action code."""
         return {code: len(axis) for code, axis in self.axis.items()}
 
 
-def refresh_time(time: NDArray[np.float64], refresh_hours: float) -> NDArray[np.float64]:
-    """The last refresh at or before each time, for training rows: multiples of `refresh_hours` since the epoch."""
-    step = refresh_hours * 3600
-    return np.floor(np.asarray(time, np.float64) / step) * step
+def refresh_time(time: NDArray[np.float64], refresh_hours: float, offset_hours: float = 0.0) -> NDArray[np.float64]:
+    """The last refresh at or before each time, for training rows: multiples of `refresh_hours` since the epoch.
+
+    offset_hours: the epoch's day began so many hours before UTC's.
+    """
+    step, offset = refresh_hours * 3600, offset_hours * 3600
+    return np.floor((np.asarray(time, np.float64) + offset) / step) * step - offset
 
 
 def log_rate(

@@ -58,13 +58,30 @@ def test_numbers_are_always_finite(training, serving) -> None:
         assert np.isfinite(encode_number(feature, learn(feature, training), serving)).all()
 
 
-def test_a_missing_or_infinite_number_is_the_mean() -> None:
+def test_a_missing_or_infinite_number_is_the_mean_and_says_so() -> None:
     feature = Number(column="x", highest=1e9)
     endless = [float("inf"), float("-inf")]
     learned = learn(feature, [1.0, 3.0, *endless])
     assert (learned.mean, learned.deviation) == (2.0, 1.0)
     codes = encode_number(feature, learned, [2.0, None, "x", float("nan"), *endless, 3.0])
-    assert codes.tolist() == [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    assert codes[:, 0].tolist() == [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    assert codes[:, 1].tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), float("inf"), float("-inf"), "", "many", HUGE])
+def test_a_bucket_of_what_is_no_number_is_unknown(nothing) -> None:
+    feature = Bucket(column="x", count=4)
+    learned = learn(feature, [*range(100), nothing, nothing])
+    assert learned == learn(feature, list(range(100)))
+    assert Codes(feature, learned, 10).encode([nothing, 0]).tolist() == [[10], [11]]
+
+
+@pytest.mark.parametrize("feature", [Category(column="x"), Hash(column="x", buckets=9), Tags(column="x", width=2)])
+@pytest.mark.parametrize("nothing", [None, float("nan"), ""])
+def test_a_missing_word_has_the_code_of_the_unknown(feature, nothing) -> None:
+    codes = Codes(feature, learn(feature, ["a", "b", nothing]), 10).encode([nothing, "a"])
+    assert codes[0].tolist() == [10, 0][: codes.shape[1]]
+    assert codes[1, 0] > 10
 
 
 def test_a_hash_code_is_the_same_in_every_process() -> None:

@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 
 from tamis.config import convert
 from tamis.errors import ConfigError
-from tamis.features.spec import FeaturesConfig
+from tamis.features.groups import Group
+from tamis.features.spec import Count, FeaturesConfig
 from tamis.features.statistics import Statistics, log_rate, refresh_time
+from tamis.types import ACTIONS, Action
 
 events = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 50)), max_size=60)
 asked = st.lists(st.tuples(st.integers(0, 5), st.integers(-5, 60)), max_size=20)
@@ -21,6 +23,45 @@ def test_counts_before_a_moment_equal_brute_force(log, questions) -> None:
     got = statistics.before(who, when, range(3))[:, :3]
     wanted = [[sum(e == u and a == c and t < w for e, a, t in log) for c in range(3)] for u, w in questions]
     assert got.tolist() == np.array(wanted, float).reshape(len(questions), 3).tolist()
+
+
+@given(events, asked, st.lists(st.integers(1, 40), max_size=3))
+def test_counts_in_windows_equal_brute_force(log, questions, hours) -> None:
+    entity, action, time = (np.array([row[n] for row in log], dtype) for n, dtype in enumerate((int, np.uint8, float)))
+    statistics = Statistics.of(entity, action, time * 3600, 6)
+    who = np.array([q[0] for q in questions], int)
+    when = np.array([q[1] for q in questions], float)
+    got = statistics.counts(who, when * 3600, range(3), [0.0, *hours])
+    assert got[0.0].tolist() == statistics.before(who, when * 3600, range(3)).tolist()
+    for window in hours:
+        wanted = [
+            [sum(e == u and a == c and w - window <= t < w for e, a, t in log) for c in range(3)] for u, w in questions
+        ]
+        assert got[window][:, :3].tolist() == np.array(wanted, float).reshape(len(questions), 3).tolist()
+
+
+def test_feat_1_counts_are_log1p() -> None:
+    group = Group(("user",), (), (("user.shown", Count()),))
+    counts = np.zeros((4, len(ACTIONS)), np.float32)
+    counts[:, Action.IMPRESSION] = [0, 9, 99, 9999]
+    np.testing.assert_allclose(group.values({0.0: counts}, {})[:, 0], [0, 2.302585, 4.605170, 9.210340], atol=1e-6)
+
+
+def test_feat_2_rates_are_smoothed() -> None:
+    counts, per = np.array([0, 3, 300], np.float32), np.array([0, 10, 1000], np.float32)
+    rate = np.exp(log_rate(counts, per, 0.1, 10.0)) * 0.1
+    np.testing.assert_allclose(rate, [0.1, 0.2, 301 / 1010], rtol=1e-6)
+    more = log_rate(np.arange(0, 100, dtype=np.float32), np.full(100, 100, np.float32), 0.1, 10.0)
+    assert (np.diff(more) > 0).all()
+
+
+def test_feat_3_an_event_counts_in_the_windows_it_is_young_enough_for() -> None:
+    minute = 60.0
+    now, windows = 40 * 86_400.0, (1.0, 24.0, 168.0, 720.0)
+    ages = np.array([59 * minute, 61 * minute, 8 * 86_400.0])
+    statistics = Statistics.of(np.arange(3), np.zeros(3, np.uint8), now - ages, 3)
+    counts = statistics.counts(np.arange(3), now, [0], windows)
+    assert [counts[hours][:, 0].tolist() for hours in windows] == [[1, 0, 0], [1, 1, 0], [1, 1, 0], [1, 1, 1]]
 
 
 def test_a_planted_future_event_changes_nothing() -> None:
@@ -48,6 +89,8 @@ def test_a_refresh_that_never_comes_is_refused(hours: float) -> None:
 
 def test_refreshes_are_at_whole_multiples() -> None:
     assert refresh_time(np.array([86_399.0, 86_400.0, 100_000.0]), 24).tolist() == [0.0, 86_400.0, 86_400.0]
+    midnight = 16 * 3600.0  # in China
+    assert refresh_time(np.array([midnight - 1, midnight]), 24, 8).tolist() == [midnight - 86_400, midnight]
 
 
 def test_times_a_hair_apart_are_told_apart_at_any_number_of_entities() -> None:

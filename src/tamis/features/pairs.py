@@ -1,0 +1,118 @@
+"""Event counts of pairs (request's key, candidate's key): the statistics of a group at any time, for training rows."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.data.attribution import places_of
+from tamis.data.dataset import Events, Requests
+from tamis.features.encode import Encoder
+from tamis.features.groups import ITEM, Group, key_of
+from tamis.features.spec import Hour, Weekday
+from tamis.features.statistics import Statistics
+from tamis.types import Catalog, Features
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The pairs that events have, numbered.
+
+    requests: [g] the request's keys, ascending.   pairs: [p] place of the request's key · 2³² + candidate's key,
+    ascending; a pair's place is its number.   Both None: one of the keys is always 0, and the other is the number.
+    """
+
+    statistics: Statistics
+    requests: NDArray[np.int64] | None = None
+    pairs: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        request: NDArray[np.int64],
+        candidate: NDArray[np.int64],
+        action: NDArray[np.uint8],
+        time: NDArray[np.float64],
+    ) -> Self:
+        """From the keys, actions and times of events, [e] each; an event with a key −1 counts for nothing."""
+        known = np.flatnonzero((request >= 0) & (candidate >= 0))
+        requests, place = np.unique(request[known], return_inverse=True)
+        pairs, number = np.unique((place << 32) + candidate[known], return_inverse=True)
+        return cls(Statistics.of(number, action[known], time[known], len(pairs)), requests, pairs)
+
+    def number(self, request: NDArray[np.int64], candidate: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[n] the numbers of pairs of keys, −1 for one without events or with a key −1."""
+        if self.requests is None or self.pairs is None:
+            return np.where((request < 0) | (candidate < 0), -1, request + candidate)
+        if not len(self.pairs):
+            return np.full(len(request), -1, np.int64)
+        place = np.minimum(np.searchsorted(self.requests, request), len(self.requests) - 1)
+        pair = (place << 32) + candidate
+        number = np.minimum(np.searchsorted(self.pairs, pair), len(self.pairs) - 1)
+        there = (self.requests[place] == request) & (candidate >= 0) & (self.pairs[number] == pair)
+        return np.where(there, number, -1)
+
+    def keys(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(request's, candidate's) key of every pair, by number. Not for the items' own events."""
+        if self.requests is None or self.pairs is None:
+            every = np.arange(self.statistics.entities)
+            return every, np.zeros_like(every)
+        return self.requests[self.pairs >> 32], self.pairs & 0xFFFFFFFF
+
+
+def values_at(
+    encoder: Encoder,
+    group: Group,
+    pairs: Pairs,
+    keys: tuple[NDArray[np.int64], NDArray[np.int64]],
+    time: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """[n, features] a group's statistics before each of the given times, which are refreshes and so are few.
+
+    What rows have in common is counted once.   keys: (request's, candidate's) [n].
+    """
+    moments, moment = np.unique(time, return_inverse=True)
+    asked, back = np.unique(pairs.number(*keys) * len(moments) + moment, return_inverse=True)
+    number, moment = np.divmod(asked, max(1, len(moments)))
+    counts = pairs.statistics.counts(number, moments[moment], group.actions, group.windows)
+    return np.asarray(group.values(counts, encoder.learnt.totals)[back])
+
+
+def pairs_of(encoder: Encoder, log: tuple[Events, Requests], users: Features, catalog: Catalog) -> dict[str, Pairs]:
+    """Group name → its pairs, from all events; not of a user or an item alone, whose `Statistics` there are.
+
+    users: static features, row = user number.   catalog: row = item number of the events.
+    An event is of the moment of its request; without one only its hour and day are known.
+    """
+    return {
+        name: _pairs(encoder, group, log, users, catalog)
+        for name, group in encoder.groups.items()
+        if name not in ("user", ITEM)
+    }
+
+
+def _pairs(encoder: Encoder, group: Group, log: tuple[Events, Requests], users: Features, catalog: Catalog) -> Pairs:
+    events, requests = log
+    events = events.take(np.flatnonzero(np.isin(events.action, np.array(group.actions, np.uint8))))
+    layout = encoder.layout
+
+    def column(source: str) -> NDArray[np.int64 | np.int32]:
+        side, _, name = source.partition(".")
+        if not name:
+            return events.user if side == "user" else events.item
+        start = layout.field(source).start
+        if side == "user":
+            return np.asarray(users.codes[:, start][events.user])
+        if side == "item":
+            return np.asarray(catalog.column("codes", np.arange(len(catalog)))[:, start][events.item])
+        feature = encoder.learnt.config.context[name]
+        if isinstance(feature, Hour | Weekday):
+            return encoder.ticks(name, feature, events.time)
+        place = places_of(requests, events.request)
+        moments = encoder.context(requests.time, list(requests.scene), requests.context.to_dict(as_series=False))
+        codes = np.append(moments.codes[:, start - users.codes.shape[1]], 0)  # the last one is for events without
+        return np.asarray(codes[place])
+
+    keys = [key_of(sources, layout, column, len(events)) for sources in (group.request, group.candidate)]
+    return Pairs.of(keys[0], keys[1], events.action, events.time)
