@@ -1,7 +1,9 @@
 """What every `fit` gets: the data of the training period and nothing after it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +12,18 @@ from scipy.sparse import csr_matrix
 from tamis.data.dataset import Events
 from tamis.data.negatives import there_since
 from tamis.data.samples import Samples
+from tamis.errors import ConfigError
 from tamis.features.batch import NetBatch
 from tamis.features.earlier import Earlier
 from tamis.features.encode import Encoder, history_codes, with_ages
 from tamis.features.layout import Layout
 from tamis.features.statistics import Statistics, refresh_time
 from tamis.types import ACTION_CODE, ACTIONS, Catalog, Features, Progress, silent
+
+
+def no_part(name: str) -> Any:
+    """For inputs of a part that stands alone. Raises ConfigError."""
+    raise ConfigError(f"{name!r}: no step of that name was fitted before in this stage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,7 @@ class Inputs:
     interest_actions: the actions that make up the interest score, one point each.
     user_keys: [users] types.item_key of the users' external ids, by which one user's profile names others.
     earlier: what the last full training left for the part at hand; None at the first one.
+    part: name of a step that stands before in the same stage → its finished part, for channels made of other channels.
     """
 
     encoder: Encoder
@@ -54,6 +63,7 @@ class Inputs:
     progress: Progress = silent
     user_keys: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     earlier: Earlier | None = None
+    part: Callable[[str], Any] = no_part
     _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
 
     @property
