@@ -145,6 +145,7 @@ def words_of_rare_items(random: np.random.Generator, clusters: NDArray[Any]) -> 
     }
 
 
+@pytest.mark.slow  # six trainings
 def test_the_second_task_finds_rare_items_and_loses_no_popular_ones() -> None:  # T-11.8
     shown = np.where(np.arange(ITEMS) < HEAD, 1.0, 0.02)
     rules = Rules(raw=words_of_rare_items, features=WORDS, weights=shown / shown.sum())
