@@ -1,6 +1,6 @@
 """The ItemCF neighbour table against implicit's CosineRecommender: the same table, timed in turns in one process.
 
-    python benchmarks/speed_itemcf.py [--data DIR] [--neighbours K] [--threads T] [--repeats R] [--large]
+    python benchmarks/speed_itemcf.py [--data DIR] [--neighbours K] [--threads T] [--repeats R] [--large] [--case TEXT]
 
 Both are given the same matrix and the same number of threads. A warm-up call compiles the numba kernels first (or reads
 them from its cache) and its time is printed. Tables are compared item by item: weights to 1e-6, and the sets of
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=min(2, numba.config.NUMBA_NUM_THREADS))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--large", action="store_true", help="also ten times the users and items of ml-1m")
+    parser.add_argument("--case", default="", help="only cases with this in their name")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # implicit converts its own input and warns of it
     numba.set_num_threads(arguments.threads)
@@ -40,6 +41,8 @@ def main() -> None:
     print(f"k = {k}, {threads} threads, median of {arguments.repeats} turns, seconds")
     print(f"{'data':34} {'users':>7} {'items':>7} {'entries':>10} {'warm-up':>8} {'implicit':>9} {'tamis':>7}  ratio")
     for name, interest in matrices(arguments.data, arguments.large):
+        if arguments.case not in name:
+            continue
         warm, peer, ours = turns(interest, k, threads, arguments.repeats)
         print(
             f"{name:34} {interest.shape[0]:7} {interest.shape[1]:7} {interest.nnz:10} "

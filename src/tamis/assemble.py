@@ -52,6 +52,7 @@ from tamis.recall.newest import Newest, NewestConfig
 from tamis.recall.popular import Popular, PopularConfig
 from tamis.recall.sequential import Sequential, SequentialConfig
 from tamis.recall.similar_content import SimilarContent, SimilarContentConfig
+from tamis.recall.similar_items import SimilarItems, SimilarItemsConfig
 from tamis.recall.swing import Swing, SwingConfig
 from tamis.recall.two_tower import TwoTower, TwoTowerConfig
 from tamis.recall.usercf import UserCF, UserCFConfig
@@ -78,6 +79,7 @@ AnyStep = (
     | KeyedConfig
     | GeoConfig
     | SimilarContentConfig
+    | SimilarItemsConfig
     | FriendsConfig
     | CachedConfig
     | TwoTowerConfig
@@ -110,6 +112,7 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
     KeyedConfig: Keyed,
     GeoConfig: Geo,
     SimilarContentConfig: SimilarContent,
+    SimilarItemsConfig: SimilarItems,
     FriendsConfig: Friends,
     CachedConfig: Cached,
     TwoTowerConfig: TwoTower,
@@ -209,6 +212,7 @@ class ProjectConfig(Config, frozen=True):
             *_sources_twice(self.funnel),
             *_unknown_heads(self),
             *_sources_amiss(self.funnel),
+            *_not_before(self.funnel),
         ):
             raise ValueError(problem)
 
@@ -241,6 +245,19 @@ def _sources_amiss(config: FunnelConfig) -> Iterator[str]:
                 yield f"{where}.quotas are all 0: wanted one above 0"
         if stage.source_budget_ms and not stage.parallel:
             yield f"{where}.source_budget_ms wants parallel = true: what runs in the request's thread cannot be stopped"
+
+
+def _not_before(config: FunnelConfig) -> Iterator[str]:
+    """A problem for each channel made of another one that does not stand before it or knows no items like an item."""
+    for stage_name, stage in stages_of(config).items():
+        able: list[str] = []
+        for name, step in stage.steps.items():
+            over = getattr(step, "over", None)
+            if over is not None and over not in able:
+                where = f"funnel.{stage_name}.steps.{name}.over"
+                yield f"{where}: {over!r} is no step before it that knows items like an item; there are {able}"
+            if hasattr(part_of(step), "similar"):
+                able.append(name)
 
 
 def _unknown_heads(config: ProjectConfig) -> Iterator[str]:

@@ -8,7 +8,9 @@ users and items never change; items that a kept part has never seen are to it wh
 import hashlib
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,14 @@ from tamis.artifact import (
     report_file,
 )
 from tamis.assemble import ProjectConfig, TrainConfig, artifact_name, load_model, part_of, save_model, stages_of
-from tamis.config import digest
+from tamis.config import StepConfig, digest
 from tamis.data.dataset import MANIFEST, Dataset
 from tamis.data.split import by_time
 from tamis.errors import ArtifactError, DataError
 from tamis.evaluate.offline import evaluate
 from tamis.evaluate.report import Report
-from tamis.features.inputs import Inputs, Journal
 from tamis.features.coverage import seldom
+from tamis.features.inputs import Inputs, Journal, no_part
 from tamis.features.prepare import Moment, prepare
 from tamis.lineage import Before, Kept, earlier_bundle, kept_parts
 from tamis.types import Progress, silent
@@ -176,22 +178,35 @@ def fit_parts(
     """Fits and saves each part, in the order of the funnel; those that are kept are copied."""
     kept, earlier = before
     for stage, stage_config in stages_of(config.funnel).items():
+        finished: dict[str, StepConfig] = {}
         for name, step in stage_config.steps.items():
             artifact = artifact_name(stage, name)
             if writer.run and artifact in writer.run.done:
+                finished[name] = step
                 continue
             if kept and artifact in kept.parts:
                 shutil.copytree(kept.bundle.folder(artifact), writer.folder(artifact), dirs_exist_ok=True)
+                finished[name] = step
                 continue
             inputs.progress(f"{stage}.{name}", 0, 1)
+            at_hand = partial(_part, stage, writer.path, dict(finished))
             journal = Journal(writer.checkpoint(artifact), config.train.checkpoint_minutes * 60, config.train.log_steps)
-            own = replace(inputs, earlier=earlier.of(artifact) if earlier else None, journal=journal)
+            last = earlier.of(artifact) if earlier else None
+            own = replace(inputs, earlier=last, journal=journal, part=at_hand)
             part = part_of(step).fit(step, own, config.train.seed)
             part.save(writer.folder(artifact))
             writer.done(artifact)
+            finished[name] = step
             clock.lap(f"{stage}.{name}")
             log.info("part fitted", part=f"{stage}.{name}", seconds=round(clock.seconds[f"{stage}.{name}"], 2))
             inputs.progress(f"{stage}.{name}", 1, 1)
+
+
+def _part(stage: str, bundle: Path, finished: Mapping[str, StepConfig], name: str) -> Any:
+    """A part of the bundle at hand that is finished, as it will be served; see `Inputs.part`."""
+    if name not in finished:
+        return no_part(name)
+    return part_of(finished[name]).load(finished[name], bundle / artifact_name(stage, name))
 
 
 def since(inputs: Inputs, moment: float) -> Inputs:

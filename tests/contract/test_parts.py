@@ -22,11 +22,12 @@ EXTRA = {"scatter": {"kind": "scatter"}}  # kinds that the demo's configuration 
 
 
 @pytest.fixture(scope="module")
-def inputs(tiny) -> Inputs:
+def inputs(tiny, model) -> Inputs:
     config = tiny.project.config
     split_until = tiny.trained.bundle.manifest.trained_to
     moment = Moment(split_until - 86_400.0, split_until)
-    return prepare(tiny.dataset, moment, (config.features, config.samples, config.train.interest_actions))
+    made = prepare(tiny.dataset, moment, (config.features, config.samples, config.train.interest_actions))
+    return replace(made, part=model.funnel.stages[0].steps.__getitem__)
 
 
 @pytest.fixture(scope="module")

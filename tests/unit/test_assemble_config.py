@@ -159,3 +159,11 @@ def test_the_demo_itself_is_fine() -> None:
 def test_a_load_that_cannot_be_sent_is_refused(rate: float, seconds: float) -> None:
     with pytest.raises(ConfigError, match="wanted both above 0"):
         LoadPlan(url="http://x", rate=rate, seconds=seconds)
+
+
+@pytest.mark.parametrize("over", ["nobody", "popular", "cached", "like"])
+def test_a_channel_made_of_another_one_wants_it_before_itself_and_able(over: str) -> None:
+    made = {"kind": "similar_items", "over": over}
+    with pytest.raises(ConfigError, match=rf"funnel\.recall\.steps\.like\.over: '{over}' .* \['two_tower', 'itemcf'"):
+        convert(patched("funnel.recall.steps.like", made), ProjectConfig)
+    assert convert(patched("funnel.recall.steps.like", made | {"over": "content"}), ProjectConfig)

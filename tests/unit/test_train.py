@@ -70,6 +70,20 @@ def test_features_that_seldom_have_a_value_are_named_and_the_report_has_them_all
     assert "'context.hour'" not in said
 
 
+def test_a_channel_made_of_another_one_learns_from_the_part_that_is_served_beside_it(feed: Project, tiny: Any) -> None:
+    step = {"kind": "similar_items", "over": "itemcf", "limit": 50, "neighbours": 5}
+    made = again(feed, tiny, Choice(only=("like_items",)), {"funnel.recall.steps.like_items": step})  # itemcf is kept
+    steps = load_model(made.bundle).funnel.stages[0].steps
+    for item in range(0, 600, 50):
+        for own, theirs in zip(steps["like_items"].similar(item, 5), steps["itemcf"].similar(item, 5), strict=True):
+            np.testing.assert_array_equal(own, theirs)
+    assert made.report.channels["like_items"]["rows"] > 0
+    before = {"funnel.recall.steps.like_items": {**step, "over": "two_tower"}}
+    assert hashes(again(feed, tiny, Choice(only=("like_items",)), before), "recall.like_items") != hashes(
+        made, "recall.like_items"
+    )
+
+
 def test_kept_parts_work_beside_items_and_users_that_came_since(feed: Project, tiny: Any) -> None:
     last = tiny.dataset.span()[1]
     old_user, old_item = tiny.dataset.user_ids.external(1), tiny.dataset.item_ids.external(3)

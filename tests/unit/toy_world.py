@@ -1,9 +1,12 @@
 """A tiny clustered world as training inputs: each user likes one cluster of items, and nothing else."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tamis.data.dataset import Events
 from tamis.data.samples import Samples, Timeline
@@ -96,20 +99,46 @@ def raw_items(random: np.random.Generator, clusters: np.ndarray) -> dict[str, li
     }
 
 
-def toy_world(users: int = 120, items: int = 240, requests: int = 10, shown: int = 10, seed: int = 3) -> Toy:
+def own_cluster(users: NDArray[Any], items: NDArray[Any], times: NDArray[Any]) -> NDArray[Any]:
+    """A click's chance from the clusters of user and item: 0.8 where they are the same, else 0.03."""
+    return np.where(users == items, 0.8, 0.03)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a world of another kind does in its own way.
+
+    chance: of a click, from the clusters of user and item and the moment.   raw: the items' attributes by cluster.
+    weights: [items] how often each is shown; None = all alike.   days: from the first request to the last; 0 = as many
+    as a user has requests.   train_share: of the requests, by time; the rest validates.
+    """
+
+    chance: Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[Any]] = own_cluster
+    raw: Callable[[np.random.Generator, NDArray[Any]], dict[str, list[Any]]] = raw_items
+    features: FeaturesConfig = field(default_factory=lambda: FEATURES)
+    weights: NDArray[np.float64] | None = None
+    days: int = 0
+    train_share: float = 0.85
+
+
+def toy_world(
+    users: int = 120, items: int = 240, requests: int = 10, shown: int = 10, seed: int = 3, rules: Rules | None = None
+) -> Toy:
     """Each user makes `requests` requests on as many days and is shown `shown` random items each time.
 
     Click: 0.8 in the user's cluster, 0.03 elsewhere. Like, if clicked: 0.7 for items with an even number, else 0.1.
     """
+    rules = rules or Rules()
     random = np.random.default_rng(seed)
     user_cluster, item_cluster = np.arange(users) % CLUSTERS, random.integers(0, CLUSTERS, items)
-    raw = {"user": {"age": random.integers(15, 60, users).tolist()}, "item": raw_items(random, item_cluster)}
-    time = np.sort(random.uniform(4, 4 + requests, users * requests)) * DAY
+    raw = {"user": {"age": random.integers(15, 60, users).tolist()}, "item": rules.raw(random, item_cluster)}
+    days = rules.days or requests
+    time = np.sort(random.uniform(4, 4 + days, users * requests)) * DAY
     user = random.permutation(np.repeat(np.arange(users), requests)).astype(np.int32)
-    item = np.concatenate([random.choice(items, shown, replace=False) for _ in user]).astype(np.int32)
+    drawn = [random.choice(items, shown, replace=False, p=rules.weights) for _ in user]
+    item = np.concatenate(drawn).astype(np.int32)
     row_user, row_time = np.repeat(user, shown), np.repeat(time, shown)
-    chance = np.where(user_cluster[row_user] == item_cluster[item], 0.8, 0.03)
-    click = random.random(len(item)) < chance
+    click = random.random(len(item)) < rules.chance(user_cluster[row_user], item_cluster[item], row_time)
     like = click & (random.random(len(item)) < np.where(item % 2 == 0, 0.7, 0.1))
     rows = [(np.arange(len(item)), IMPRESSION), (np.flatnonzero(click), CLICK), (np.flatnonzero(like), LIKE)]
     events = _events(rows, row_user, item, row_time)
@@ -118,10 +147,10 @@ def toy_world(users: int = 120, items: int = 240, requests: int = 10, shown: int
         Statistics.of(events.item, events.action, events.time, items),
     )
     context = {"scene": ["feed"]}
-    encoder = Encoder.fit(FEATURES, {**raw, "context": context}, *statistics)
+    encoder = Encoder.fit(rules.features, {**raw, "context": context}, *statistics)
     samples = _samples((user, time, item, shown), click, like, users)
-    cut = int(0.85 * len(user))
-    until = (4 + requests) * DAY
+    cut = int(rules.train_share * len(user))
+    until = (4 + days) * DAY
     counts = statistics[1].counts(np.arange(items), until)
     columns = encoder.items(np.arange(items), raw["item"], counts)
     inputs = Inputs(

@@ -1,10 +1,10 @@
 """What every `fit` gets: the data of the training period and nothing after it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 from tamis.data.dataset import Events
 from tamis.data.negatives import there_since
 from tamis.data.samples import Samples
+from tamis.errors import ConfigError
 from tamis.features.batch import NetBatch
 from tamis.features.earlier import Earlier
 from tamis.features.encode import Encoder, history_codes, with_ages
@@ -21,6 +22,11 @@ from tamis.features.layout import Layout
 from tamis.features.pairs import Pairs, values_at
 from tamis.features.statistics import Statistics, refresh_time
 from tamis.types import ACTION_CODE, ACTIONS, Catalog, Features, Progress, silent
+
+
+def no_part(name: str) -> Any:
+    """For inputs of a part that stands alone. Raises ConfigError."""
+    raise ConfigError(f"{name!r}: no step of that name was fitted before in this stage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Inputs:
     earlier: what the last full training left for the part at hand; None at the first one.
     journal: where the training of the part at hand notes how far it is.
     pairs: group of statistics → its event counts, of those that are not of a user or an item alone.
+    part: name of a step that stands before in the same stage → its finished part, for channels made of other channels.
     """
 
     encoder: Encoder
@@ -79,6 +86,7 @@ class Inputs:
     earlier: Earlier | None = None
     journal: Journal = NO_JOURNAL
     pairs: Mapping[str, Pairs] = field(default_factory=dict)
+    part: Callable[[str], Any] = no_part
     _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
 
     @property

@@ -30,6 +30,7 @@ from tamis.nets.paths import PathItems, PathNet
 from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import ContrastPlan, LossPlan, TowerPlan
+from tamis.recall.neighbours import best
 from tamis.types import Candidates, Query
 
 _LAYOUT_FILE: Final = "layout.json"
@@ -117,8 +118,8 @@ class DeepRetrieval:
         items = self.items.on(found[0])
         items = items[items < len(query.catalog)]
         score = self.vectors[items] @ user[0]
-        best = np.argsort(-score, kind="stable")[: self.config.limit or None]
-        return Candidates(items[best], {"score": score[best]})
+        items, score = best(items, score, self.config.limit)
+        return Candidates(items, {"score": score})
 
     def user_vector(self, query: Query) -> NDArray[np.float32]:
         """[1, d] of length 1: what the user tower makes of the query."""

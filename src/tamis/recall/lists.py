@@ -156,8 +156,8 @@ class Lists:
         use &= ~np.isin(items, query.history.items)
         seed, items, published = seed[use], items[use], published[use]
         days = np.where(np.isnan(published), 0.0, published) / DAY_SECONDS
-        pairs, first = np.unique(np.stack([seed, items]), axis=1, return_index=True)
-        return pairs[0], pairs[1], _worth(facts.order, np.ones(len(first)), days[first])
+        _, first = np.unique(seed * len(catalog) + items, return_index=True)
+        return seed[first], items[first], _worth(facts.order, np.ones(len(first)), days[first])
 
     def save(self, folder: Path) -> None:
         save_arrays(folder, keys=self.keys, starts=self.starts, items=self.items, worth=self.worth)

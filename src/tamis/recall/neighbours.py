@@ -7,7 +7,7 @@ U2I2I, U2U2I and U2A2I differ in what the seeds are and which table is walked, n
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 from numba import njit
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
 from tamis.types import History
+
+F = TypeVar("F", np.float32, np.float64)
 
 _KINDS: Final = 256  # an action is one byte
 
@@ -105,9 +107,7 @@ def _place(place: Any, found: Any, count: int, item: int) -> int:
     return count
 
 
-def best(
-    items: NDArray[np.int64], score: NDArray[np.float64], limit: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def best(items: NDArray[np.int64], score: NDArray[F], limit: int) -> tuple[NDArray[np.int64], NDArray[F]]:
     """The `limit` best (0 = all), best first, ties by the lower item number."""
     if 0 < limit < len(score):
         keep = score >= np.partition(score, len(score) - limit)[len(score) - limit]

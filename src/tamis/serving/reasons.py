@@ -13,6 +13,7 @@ REASONS: Final[Mapping[str, str]] = {
     "keyed": "new where you like to look",
     "geo": "near you",
     "similar_content": "like what you liked",
+    "similar_items": "like what you liked",
     "friends": "your friends liked it",
     "cached": "you have not seen it yet",
 }

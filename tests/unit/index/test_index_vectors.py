@@ -46,6 +46,18 @@ def test_reading_every_list_finds_everything(vectors: np.ndarray) -> None:
     assert index.facts.recall == 1.0
 
 
+@pytest.mark.parametrize("width", [9, 31, 33])
+def test_inverted_lists_of_an_odd_width_answer_as_the_exact_search_does(width: int, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(4).normal(size=(500, width)).astype(np.float32)
+    index = Vectors.build(vectors, VectorsConfig(kind="ivf", recall_target=1.0), k=20)
+    assert index.width == width
+    assert index.index.d % 8 == 0
+    exact = Vectors.build(vectors, VectorsConfig(kind="exact")).search(vectors[:30], 20)
+    index.save(tmp_path)
+    for each in (index, Vectors.load(tmp_path)):
+        np.testing.assert_array_equal(each.search(vectors[:30], 20)[0], exact[0])
+
+
 def test_a_higher_target_reads_more_lists(vectors: np.ndarray) -> None:
     low = Vectors.build(vectors, VectorsConfig(kind="ivf", recall_target=0.5))
     high = Vectors.build(vectors, VectorsConfig(kind="ivf", recall_target=0.99))
