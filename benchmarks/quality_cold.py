@@ -44,7 +44,15 @@ FEATURES = FeaturesConfig(
     history=HistoryConfig(actions=("click",), length=20, fields=("words",)),
 )
 TOWERS = TwoTowerConfig(
-    limit=0, vector_size=64, embedding_size=64, item_layers=(128,), epochs=10, patience=0, index=EXACT
+    limit=0,
+    vector_size=64,
+    embedding_size=64,
+    user_layers=(),
+    item_layers=(),
+    log_q=0.0,
+    epochs=6,
+    patience=0,
+    index=EXACT,
 )
 FACTORS, RIDGE = IALSConfig(vector_size=128, unseen_weight=0.05, ridge=0.01), 10.0
 CONTENT = SimilarContentConfig(limit=0, neighbours=200, index=EXACT)

@@ -175,8 +175,8 @@ def ml_1m_time() -> Task:
             components=64, neighbours=200, user_power=0.5, item_power=0.5, output_power=0.5
         ),
         "two towers 64": served(TwoTowerConfig(**TOWERS, epochs=6)),
-        "YouTube-DNN 64": served(YoutubeDnnConfig(**YOUTUBE, epochs=5)),
-        "sequential 64": served(SequentialConfig(limit=0, patience=0, epochs=10)),
+        "YouTube-DNN 64": served(YoutubeDnnConfig(**YOUTUBE, epochs=3)),
+        "sequential 64": served(SequentialConfig(limit=0, patience=0, epochs=6)),
     }
     return Task("is_positive, last 20 % of time, cold dropped", split, 10, models, late=True)
 
@@ -194,7 +194,7 @@ def ml_1m_random() -> Task:
         "EASE": ease(ridge=300.0),
         "graph filter 256": graph_filter(components=256),
         "two towers 64": served(TwoTowerConfig(**TOWERS, epochs=6), drawn=True),
-        "YouTube-DNN 64": served(YoutubeDnnConfig(**YOUTUBE, epochs=5), drawn=True),
+        "YouTube-DNN 64": served(YoutubeDnnConfig(**YOUTUBE, epochs=3), drawn=True),
     }
     return Task("is_positive, random 8:1:1 by user, seed 42", random_split(liked, seed=42), 10, models)
 
