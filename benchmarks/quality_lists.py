@@ -8,7 +8,7 @@ Alone, and added to ItemCF: each channel's list is given reciprocal ranks (1 / (
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -40,8 +40,8 @@ Channel = Any
 Question = tuple[int, NDArray[np.int64]]
 
 
-def main() -> None:
-    for name in sys.argv[1:] or ["foursquare-nyc", "hetrec-lastfm"]:
+def main(names: Sequence[str]) -> None:
+    for name in names or ["foursquare-nyc", "hetrec-lastfm"]:
         raw = check(read_source(name, data(name)))
         inputs, questions, profiles = prepared(raw, by_time=name == "foursquare-nyc")
         print(f"\n{name}: {len(questions)} users ask, {len(inputs.catalog)} items, {len(inputs.events)} events")
@@ -164,4 +164,4 @@ def judged(kind: str, found: NDArray[np.int64], questions: list[Question]) -> fl
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,38 +1,48 @@
 """Channels as rankers of the whole catalogue, beside published figures and beside peers on the same split.
 
-    python benchmarks/quality_recall.py [DATASET …] [--only MODEL]
+    python benchmarks/quality_recall.py [DATASET …] [--only MODEL] [--choose]
 
 A data set is a function that gives a Task: a split by one of the public protocols, the figures published for it, and
 models by name. To add a row, add a model to its task: a function from the Split to scores of blocks of users. Settings
-were chosen on a part of the training data (see docs/results.md), never on the test.
+were chosen on a part of the training data (see docs/results.md), never on the test; --choose judges there.
+
+Questions of another shape have a script of their own, which is started from here by the name of its set as well:
+
+    citeulike-t             quality_cold.py         items that nobody has met, from their words alone
+    ml-1m-sequential        quality_sequential.py   what comes next, leave one out
+    foursquare-nyc          quality_lists.py        do places help?
+    hetrec-lastfm           quality_lists.py        do friends help?
 """
 
 import argparse
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.sparse import csr_matrix
 
+import quality_cold
+import quality_lists
+import quality_sequential
+from _models import Model, bpr, completion, ease, graph_filter, ials, implicit_als, itemcf, peers, popular
+from _parts import served
 from _results import data, result
-from tamis.evaluate.protocols import Interactions, Score, Split, given_split, judge, random_split, time_split
-from tamis.recall.bpr import BPRConfig, rank_pairs
-from tamis.recall.ease import EASEConfig, regressed
-from tamis.recall.graph_filter import GraphFilterConfig, filtered
-from tamis.recall.ials import IALSConfig, factorise
-from tamis.recall.itemcf import similar_items
-from tamis.recall.neighbours import Neighbours
-
-Model = Callable[[Split], Score]
+from tamis.evaluate.protocols import Interactions, Split, given_split, judge, random_split, time_split
+from tamis.recall.sequential import SequentialConfig
+from tamis.recall.two_tower import TwoTowerConfig
+from tamis.recall.usercf import UserCFConfig
+from tamis.recall.youtube_dnn import YoutubeDnnConfig
 
 
 @dataclass(frozen=True)
 class Task:
-    """published: name → (recall@k, ndcg@k), NaN where it was not given.   wanted: what to be above, the same."""
+    """published: name → (recall@k, ndcg@k), NaN where it was not given.   wanted: what to be above, the same.
+
+    late: settings are chosen on the last part of the training time, not on drawn rows.
+    """
 
     protocol: str
     split: Split
@@ -40,18 +50,36 @@ class Task:
     models: Mapping[str, Model]
     published: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     wanted: tuple[float, float] = (float("nan"), float("nan"))
+    late: bool = False
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("datasets", nargs="*", default=list(DATASETS), choices=list(DATASETS))
-    parser.add_argument("--only", default="", help="only models whose name contains this")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", nargs="*", default=list(DATASETS), choices=[*DATASETS, *SCRIPTS])
+    parser.add_argument("--only", default="", help="only models whose name contains this; for the tables of this file")
+    parser.add_argument("--choose", action="store_true", help="judge on a fifth of the training rows; the same")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # implicit converts its own input and warns of it
     for name in arguments.datasets:
+        if name in SCRIPTS:
+            SCRIPTS[name]()
+            continue
         task = DATASETS[name]()
+        task = for_choosing(task) if arguments.choose else task
         chosen = {name: model for name, model in task.models.items() if arguments.only in name}
         run(name, task, chosen)
+
+
+def for_choosing(task: Task) -> Task:
+    """The same models on the training rows alone: a fifth of each user's, or the last fifth of the time, is asked for.
+
+    There are no published figures for that.
+    """
+    split = task.split
+    columns = (getattr(split.data, name)[split.train] for name in ("user", "item", "time", "value"))
+    rows = Interactions(*columns, split.data.users, split.data.items)
+    inner = time_split(rows, 0.2) if task.late else random_split(rows, (0.8, 0.0, 0.2), 1)
+    return replace(task, protocol=f"CHOOSING SETTINGS, {task.protocol}", split=inner, published={})
 
 
 def run(name: str, task: Task, models: Mapping[str, Model]) -> None:
@@ -131,31 +159,44 @@ def ml_100k() -> Task:
 
 
 def ml_1m_time() -> Task:
+    liked, passed = ml_1m()
+    split = time_split(liked, 0.2)
+    before = passed.time < split.data.time[split.test].min()
     models: dict[str, Model] = {
         "popular": popular,
         **peers(),
         "ItemCF 100": itemcf(100),
+        "UserCF 200": served(UserCFConfig(limit=0, neighbours=200)),
+        "matrix completion 32": completion(passed.user[before], passed.item[before]),
         "iALS 128": ials(vector_size=128, unseen_weight=0.5, ridge=0.02),
         "BPR 64": bpr(vector_size=64, learning_rate=0.02, ridge=0.02),
         "EASE": ease(ridge=300.0),
         "graph filter 64": graph_filter(
             components=64, neighbours=200, user_power=0.5, item_power=0.5, output_power=0.5
         ),
+        "two towers 64": served(TwoTowerConfig(**TOWERS, epochs=6)),
+        "YouTube-DNN 64": served(YoutubeDnnConfig(**YOUTUBE, epochs=3)),
+        "sequential 64": served(SequentialConfig(limit=0, patience=0, epochs=6)),
     }
-    return Task("is_positive, last 20 % of time, cold dropped", time_split(ml_1m(), 0.2), 10, models)
+    return Task("is_positive, last 20 % of time, cold dropped", split, 10, models, late=True)
 
 
 def ml_1m_random() -> Task:
+    liked, passed = ml_1m()
     models: dict[str, Model] = {
         "popular": popular,
         **peers(),
         "ItemCF 100": itemcf(100),
+        "UserCF 200": served(UserCFConfig(limit=0, neighbours=200), drawn=True),
+        "matrix completion 32": completion(passed.user, passed.item),
         "iALS 128": ials(vector_size=128, unseen_weight=0.15, ridge=0.02),
         "BPR 64": bpr(vector_size=64),
         "EASE": ease(ridge=300.0),
         "graph filter 256": graph_filter(components=256),
+        "two towers 64": served(TwoTowerConfig(**TOWERS, epochs=6), drawn=True),
+        "YouTube-DNN 64": served(YoutubeDnnConfig(**YOUTUBE, epochs=3), drawn=True),
     }
-    return Task("is_positive, random 8:1:1 by user, seed 42", random_split(ml_1m(), seed=42), 10, models)
+    return Task("is_positive, random 8:1:1 by user, seed 42", random_split(liked, seed=42), 10, models)
 
 
 def movietweetings() -> Task:
@@ -172,11 +213,23 @@ def movietweetings() -> Task:
     return Task("every rating counts, last 20 % of time, cold dropped", time_split(rows, 0.2), 10, models)
 
 
-def ml_1m() -> Interactions:
-    """The ratings of 4 and 5."""
-    frame = pl.read_parquet(data("ml-1m-rebuilt") / "interactions.parquet").filter(pl.col("is_positive"))
-    return Interactions.of(frame["user_id"].to_numpy(), frame["item_id"].to_numpy(), frame["timestamp"].to_numpy())
+def ml_1m() -> tuple[Interactions, Interactions]:
+    """(the ratings of 4 and 5, the lower ones of the same users and items)."""
+    frame = pl.read_parquet(data("ml-1m-rebuilt") / "interactions.parquet")
+    good, low = (frame.filter(pl.col("is_positive") == wanted) for wanted in (True, False))
+    low = low.join(good, on="user_id", how="semi").join(good, on="item_id", how="semi")
+    shape, numbers = [], []
+    for name in ("user_id", "item_id"):
+        known = np.unique(good[name])
+        shape.append(len(known))
+        numbers.append([np.searchsorted(known, part[name]) for part in (good, low)])
+    parts = zip(*numbers, (good["timestamp"].to_numpy(), low["timestamp"].to_numpy()), strict=True)
+    liked, passed = (Interactions.of(*columns, shape=(shape[0], shape[1])) for columns in parts)
+    return liked, passed
 
+
+TOWERS: dict[str, Any] = {"limit": 0, "vector_size": 64, "embedding_size": 64, "patience": 0}
+YOUTUBE: dict[str, Any] = {"limit": 0, "user_examples": 0, "patience": 0}
 
 DATASETS: dict[str, Callable[[], Task]] = {
     "gowalla": gowalla,
@@ -186,89 +239,12 @@ DATASETS: dict[str, Callable[[], Task]] = {
     "movietweetings": movietweetings,
 }
 
-
-def popular(split: Split) -> Score:
-    counts = np.asarray(split.matrix().sum(axis=0)).ravel()
-    return lambda users: np.broadcast_to(counts, (len(users), len(counts)))
-
-
-def itemcf(neighbours: int, **options: Any) -> Model:
-    def fit(split: Split) -> Score:
-        return by_table(split, Neighbours(*similar_items(split.matrix(), neighbours, **options)))
-
-    return fit
-
-
-def graph_filter(**options: Any) -> Model:
-    return lambda split: by_table(split, filtered(split.matrix(), GraphFilterConfig(**options)))
-
-
-def ease(**options: Any) -> Model:
-    return lambda split: by_table(split, regressed(split.matrix(), EASEConfig(**options)))
-
-
-def ials(**options: Any) -> Model:
-    return lambda split: by_vectors(*factorise(split.matrix(), IALSConfig(**options), seed=1))
-
-
-def bpr(**options: Any) -> Model:
-    return lambda split: by_vectors(*rank_pairs(split.matrix(), BPRConfig(**options), seed=1))
-
-
-def peers() -> dict[str, Model]:
-    """implicit's models, at its defaults and at settings that suit these sets better."""
-    return {
-        "implicit cosine 100": implicit_cosine(100),
-        "implicit ALS 64, defaults": implicit_als(factors=64),
-        "implicit ALS 64, alpha 10": implicit_als(factors=64, alpha=10.0, regularization=1.0),
-        "implicit BPR 64": implicit_bpr(factors=64, iterations=200),
-    }
-
-
-def implicit_cosine(neighbours: int) -> Model:
-    def fit(split: Split) -> Score:
-        from implicit.nearest_neighbours import CosineRecommender
-
-        model = CosineRecommender(K=neighbours + 1, num_threads=1)
-        model.fit(split.matrix(), show_progress=False)
-        known = split.matrix()
-        return lambda users: (known[users] @ model.similarity).toarray()
-
-    return fit
-
-
-def implicit_als(**options: Any) -> Model:
-    def fit(split: Split) -> Score:
-        from implicit.als import AlternatingLeastSquares
-
-        model = AlternatingLeastSquares(random_state=1, num_threads=1, **options)
-        model.fit(split.matrix(), show_progress=False)
-        return by_vectors(model.user_factors, model.item_factors)
-
-    return fit
-
-
-def implicit_bpr(**options: Any) -> Model:
-    def fit(split: Split) -> Score:
-        from implicit.bpr import BayesianPersonalizedRanking
-
-        model = BayesianPersonalizedRanking(random_state=1, num_threads=1, **options)
-        model.fit(split.matrix(), show_progress=False)
-        return by_vectors(model.user_factors, model.item_factors)
-
-    return fit
-
-
-def by_table(split: Split, table: Neighbours) -> Score:
-    """Σ over the items that a user has of interest · weight, as the channels that walk through a table score."""
-    known, there = split.matrix(), table.ids >= 0
-    rows = np.repeat(np.arange(len(table)), there.sum(axis=1))
-    weights = csr_matrix((table.weights[there], (rows, table.ids[there])), shape=(len(table),) * 2)
-    return lambda users: (known[users] @ weights).toarray()
-
-
-def by_vectors(users: Any, items: Any) -> Score:
-    return lambda asked: users[asked] @ items.T
+SCRIPTS: dict[str, Callable[[], None]] = {
+    "citeulike-t": lambda: quality_cold.main([]),
+    "ml-1m-sequential": lambda: quality_sequential.main([]),
+    "foursquare-nyc": lambda: quality_lists.main(["foursquare-nyc"]),
+    "hetrec-lastfm": lambda: quality_lists.main(["hetrec-lastfm"]),
+}
 
 
 if __name__ == "__main__":

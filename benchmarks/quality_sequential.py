@@ -9,7 +9,9 @@ which alone moves them.
 """
 
 import argparse
+import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -40,12 +42,12 @@ PUBLISHED: Final = {
 }
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--narrow", action="store_true", help="the default widths (64, 128) in place of (128, 256)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     frame = pl.read_parquet(data("ml-1m-rebuilt") / "interactions.parquet")
     columns = (frame[name].to_numpy() for name in ("user_id", "item_id", "order_in_user"))
     split = leave_one_out(Interactions.of(*columns))
@@ -83,4 +85,4 @@ def answers(split: Split, plan: SequentialPlan) -> tuple[NDArray[Any], NDArray[A
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
