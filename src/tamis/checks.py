@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tamis.types import ACTIONS
+from tamis.types import ACTIONS, WATCH_HEADS
 
 _LEAST: Final[Mapping[str, float]] = {
     "epochs": 1, "batch_size": 1, "threads": 1, "patience": 0, "l2": 0, "decay_to": 0,
@@ -26,9 +26,12 @@ _ACTIONS: Final = ("interest_actions", "positive", "positives", "heads", "labels
 
 
 def unknown_actions(config: msgspec.Struct) -> Iterator[str]:
-    """A problem for each list of actions with a name in it that is none, or that nobody does (an impression)."""
-    known = ACTIONS[1:]
+    """A problem for each list of actions with a name in it that is none, or that nobody does (an impression).
+
+    Heads may also be what is made of plays.
+    """
     for path, name, value in _settings(config, ""):
+        known = (*ACTIONS[1:], *WATCH_HEADS) if name == "heads" else ACTIONS[1:]
         if name in _ACTIONS and (unknown := [action for action in value if action not in known]):
             yield f"{path} names {unknown}; there are {', '.join(known)}"
 

@@ -44,6 +44,8 @@ class Action(IntEnum):
 
 ACTIONS: Final[tuple[str, ...]] = tuple(action.name.lower() for action in Action)
 ACTION_CODE: Final[Mapping[str, int]] = {name: code for code, name in enumerate(ACTIONS)}
+WATCH_HEADS: Final = ("completion", "finished", "play_quantile")
+"""Heads of the ranker that are no actions: made of the seconds played and the item's duration (rank/watch_time.py)."""
 
 
 def item_key(external_id: str) -> int:

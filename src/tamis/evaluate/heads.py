@@ -9,6 +9,7 @@ from tamis import metrics
 from tamis.data.split import Split
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Row, known
+from tamis.nets.labels import AMOUNTS, PLAY
 from tamis.rank.multitask import Multitask
 from tamis.stages import Scorer
 from tamis.types import Candidates, Progress
@@ -27,6 +28,8 @@ def judge_heads(past: Past, split: Split, most_requests: int, progress: Progress
     if ranker is None:
         return {}, 0
     samples = past.samples(split)
+    if isinstance(ranker, Multitask):
+        samples = ranker.watch.labelled(samples, past.model.catalog)
     there = samples.item < len(past.model.catalog)
     answerable = np.unique(np.repeat(np.arange(len(samples)), np.diff(samples.first))[there])
     if not len(answerable):
@@ -61,10 +64,11 @@ def _judge(truth: dict[str, Any], scores: dict[str, Any], users: Any, gated: tup
         head = column.removeprefix("p_")
         if head not in truth:
             continue
-        used = truth["click"] > 0 if head in gated and "click" in truth else np.ones(len(score), np.bool_)
+        used = ~np.isnan(truth[head])
+        used &= truth["click"] > 0 if head in gated and "click" in truth else True
         label, p = truth[head][used], score[used].astype(np.float64)
-        if head == "play":
-            report[head] = _play(label, p)
+        if head in AMOUNTS:
+            report[head] = _amount(label, p, "_seconds" if head == PLAY else "")
         elif 0 < label.sum() < len(label):
             report[head] = {
                 "auc": metrics.auc(label, p),
@@ -78,14 +82,14 @@ def _judge(truth: dict[str, Any], scores: dict[str, Any], users: Any, gated: tup
     return report
 
 
-def _play(seconds: Any, predicted: Any) -> Row:
-    """Mean absolute error in seconds and rank correlation, over all rows."""
-    if len(seconds) < 2:
+def _amount(truth: Any, predicted: Any, unit: str) -> Row:
+    """Mean absolute error and rank correlation, over all rows that have the label."""
+    if len(truth) < 2:
         return {}
     return {
-        "mae_seconds": float(np.abs(seconds - predicted).mean()),
-        "rank_correlation": float(spearmanr(seconds, predicted).statistic),
-        "mean_seconds": float(seconds.mean()),
+        f"mae{unit}": float(np.abs(truth - predicted).mean()),
+        "rank_correlation": float(spearmanr(truth, predicted).statistic),
+        f"mean{unit}": float(truth.mean()),
         "predicted": float(predicted.mean()),
-        "rows": float(len(seconds)),
+        "rows": float(len(truth)),
     }

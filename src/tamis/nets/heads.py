@@ -8,6 +8,15 @@ and p = σ(z),
 
 and e^z is the predicted time. The second is the first times 1 + t, so both are cross-entropy with a soft label and a
 weight. (Covington, Adams and Sargin, "Deep neural networks for YouTube recommendations", RecSys 2016.)
+
+Which of the two. The course prints the first, and once with its denominators 1 + t struck out, which is the second.
+They estimate different things: of plays of 0 and 10 seconds, equally many, the second says 5, their mean, and the first
+0.83, for E[y] / (1 − E[y]) ≤ E[t]. "weighted" is the mean time per impression, in seconds that may be added up; one
+very long play moves it as it moves a mean. "ratio" says less than the mean, hardly heeds whether a long play was longer
+still, and is good for order only. Neither is multiplied by p_click again: a row without a click is in both, with t = 0.
+
+Shares (completion, quantile of play time) are cross-entropy with the share as soft label, which is least where p is the
+mean share. A label of NaN weighs nothing.
 """
 
 import math
@@ -83,7 +92,8 @@ class HeadPlan:
         wanted, weights = [], []
         for head in self.heads:
             label = labels[head]
-            weight = torch.full_like(label, self.weights.get(head, 1.0))
+            weight = self.weights.get(head, 1.0) * (~label.isnan()).to(label.dtype)
+            label = label.nan_to_num(0.0)
             if head in self.per_click:
                 weight = weight * (labels["click"] > 0)
             if head == PLAY:

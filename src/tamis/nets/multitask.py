@@ -31,12 +31,13 @@ from tamis.nets.embed import Standardize, Table, widths_of
 from tamis.nets.experts import Experts, GateUse
 from tamis.nets.export import export
 from tamis.nets.heads import HeadPlan, Targets, Towers, loss, starts
-from tamis.nets.labels import PLAY
+from tamis.nets.labels import AMOUNTS, taught
 from tamis.nets.layers import linear
 from tamis.nets.loop import Problem, Report, torch_threads, train
 from tamis.nets.personal import PersonalGates
 from tamis.nets.plans import MultitaskShape, TrainingPlan
 from tamis.nets.ple import Ple
+from tamis.nets.position import PLACES, PlaceCodes, PositionTower
 from tamis.nets.sequence import DinAttention, DotAttention, mean_pool
 from tamis.nets.spread import Rows, spread
 from tamis.nets.tower import IdHider
@@ -67,8 +68,9 @@ class MultitaskNet(nn.Module):
         self.table = Table(layout.table_size, shape.embedding_size, generator, shape.embedding_spread)
         self.user_widths, self.item_widths = widths_of(layout.user_fields), widths_of(layout.item_fields)
         self.history_columns = list(layout.history_columns)
-        self.user_scale, self.item_scale = Standardize(scales.user_dense), Standardize(scales.item_dense)
-        self.dynamic_scale = Standardize(scales.item_dynamic)
+        self.user_scale, self.item_scale, self.dynamic_scale = (
+            Standardize(values, powers=shape.powers) for values in scales
+        )
         size = shape.embedding_size
         query, entry = len(layout.history_columns) * size, layout.history_codes * size
         self.attention: DinAttention | DotAttention | None = None
@@ -76,10 +78,12 @@ class MultitaskNet(nn.Module):
             kind = DinAttention if shape.attention == "din" else DotAttention
             self.attention = kind(query, entry, shape.attention_hidden, generator)
         of_user, of_item = (0, layout.history_codes) if self.attention else (layout.history_codes, 0)
-        numbers = len(layout.user_dense), len(layout.item_dense) + len(layout.item_dynamic)
+        numbers = self.user_scale.width, self.item_scale.width + self.dynamic_scale.width
         fields = Fields(len(self.user_widths) + of_user, len(self.item_widths) + of_item, size, *numbers)
         self.crosses = Crosses(fields, shape, generator) if shape.crosses else None
+        self.places = Table(PLACES + 1, size, generator) if shape.position == "feature" else None
         item = fields.item * size + numbers[1] + (self.crosses.width if self.crosses else 0)
+        item += size if self.places else 0
         widths = (fields.user * size + numbers[0], item)
         self.experts = _experts(widths, len(heads), shape, generator)
         self.towers = Towers(len(heads), shape.expert_hidden[-1], shape.tower_hidden, generator)
@@ -96,12 +100,13 @@ class MultitaskNet(nn.Module):
             self.first_order = Table(layout.table_size, -(-len(heads) // _EVEN) * _EVEN, generator, 0.0)
             self.first_order.first_order = True
 
-    def forward(self, batch: Sequence[Tensor], row_of: Tensor | None) -> Tensor:
+    def forward(self, batch: Sequence[Tensor], row_of: Tensor | None, places: Tensor | None = None) -> Tensor:
         """Logits [heads, n]. batch: the six `INPUTS`, shaped as in `NetBatch`.
 
         row_of: [n] each candidate's request; None when all are of the only one (r = 1).
+        places: [n, 1] codes of `position.PlaceCodes`; None = unknown, as when serving.
         """
-        user, item, rows = self.sides(batch, row_of)
+        user, item, rows = self.sides(batch, row_of, places)
         of_experts, of_towers = self._personal(user)
         out: Tensor = self.towers(self.experts(user, item, rows, of_experts), of_towers, rows)
         if self.wide is not None:
@@ -122,7 +127,9 @@ class MultitaskNet(nn.Module):
         gates = self.personal(user) if self.personal else []
         return ([], gates) if self.gates_towers else (gates, [])
 
-    def sides(self, batch: Sequence[Tensor], row_of: Tensor | None) -> tuple[Tensor, Tensor, Rows | None]:
+    def sides(
+        self, batch: Sequence[Tensor], row_of: Tensor | None, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Rows | None]:
         """What the experts read: [r, …] of the requests, [n, …] of the candidates, and who belongs to whom."""
         user_codes, user_dense, history_codes, item_codes, item_dense, item_dynamic = batch
         rows = None if row_of is None else Rows.of(row_of, len(user_codes))
@@ -141,6 +148,9 @@ class MultitaskNet(nn.Module):
             of_user = torch.cat([user[0], *user[2:]], 1), user[1]
             of_item = torch.cat([item[0], *item[3:]], 1), torch.cat(item[1:3], 1)
             item.append(self.crosses(met(of_user, of_item, rows, item_codes.shape[0])))
+        if self.places is not None:
+            unknown = item_dense.new_zeros(item_dense.shape[0], self.places.size)
+            item.append(unknown if places is None else self.places(places, (1,)))
         return torch.cat(user, 1), torch.cat(item, 1), rows
 
 
@@ -182,12 +192,24 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
     net.towers.start_at(starts(heads, samples))
 
     ids = IdHider(inputs, plan.unknown_share, seed)
+    places = None if shape.position == "none" else PlaceCodes(samples, seed)
+    tower = PositionTower(len(heads.heads), len(samples.scenes), generator) if shape.position == "tower" else None
+    if places and not (samples.position >= 0).any():
+        log.warning("no training row knows its position", position=shape.position)
 
-    def batch(requests: NDArray[np.int64]) -> tuple[TensorBatch, Targets]:
+    def batch(requests: NDArray[np.int64]) -> tuple[TensorBatch, Targets, Tensor | None]:
         made = inputs.batch(samples, requests)
         ids.hide(made.user_codes, made.item_codes)
         whole = tensors(made)
-        return whole, heads.targets(whole.labels)
+        return whole, heads.targets(whole.labels), places.of(requests) if places else None
+
+    def batch_loss(made: tuple[TensorBatch, Targets, Tensor | None]) -> Tensor:
+        whole, targets, at = made
+        if tower is not None and at is not None:
+            logits = net(whole[:6], whole.row_of) + tower(at)
+        else:
+            logits = net(whole[:6], whole.row_of, None if at is None else at[:, :1])
+        return loss(whole.as_drawn(logits), targets)
 
     def judge() -> float:
         return _score(heads, inputs.valid, predict(net, inputs, inputs.valid))
@@ -195,14 +217,14 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
     problem = Problem(
         rows=np.diff(samples.first),
         batch=batch,
-        loss=lambda pair: loss(pair[0].as_drawn(net(pair[0][:6], pair[0].row_of)), pair[1]),
+        loss=batch_loss,
         judge=judge,
         name="multitask",
         progress=inputs.progress,
-        streams=ids.streams,
+        streams=[*ids.streams, *(places.streams if places else [])],
         journal=inputs.journal,
     )
-    report = train(net, problem, plan, seed)
+    report = train(net if tower is None else nn.ModuleList([net, tower]), problem, plan, seed)
     with torch_threads(plan.threads):  # calibrators learn from the last digits too
         return Trained(net, report, predict(net, inputs, inputs.valid), _gate_use(net, inputs))
 
@@ -257,11 +279,9 @@ def _score(heads: HeadPlan, samples: Samples, logits: dict[str, NDArray[np.float
         return 0.0
     scores, positives = [], []
     for head in heads.heads:
-        if head != PLAY and head in samples.labels:
-            label, value = samples.labels[head], logits[head]
-            if head in heads.per_click:
-                clicked = samples.labels["click"] > 0
-                label, value = label[clicked], value[clicked]
+        if head not in AMOUNTS and head in samples.labels:
+            rows = taught(head, heads.per_click, samples)
+            label, value = samples.labels[head][rows], logits[head][rows]
             if 0 < label.sum() < len(label):
                 scores.append(auc(label, value))
                 positives.append(label.sum())

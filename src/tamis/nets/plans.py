@@ -10,6 +10,7 @@ BilinearWeights = Literal["all", "each", "interaction"]
 BilinearForm = Literal["inner", "hadamard"]
 Mixture = Literal["mmoe", "ple"]
 PersonalGating = Literal["none", "lhuc", "ppnet"]
+Position = Literal["none", "feature", "tower"]
 
 
 def plan_of(kind: type[P], config: Any, **others: Any) -> P:
@@ -68,6 +69,8 @@ class MultitaskShape:
     gate_dropout: share of gate weights masked in training, against gates that pick a single expert.
     wide: beside the towers, a straight line from the inputs to every head, and a weight of its own for each head and
     code of the item.
+    powers: squares and roots of all numbers besides them, see `embed.Standardize`.
+    position: how the place of a training row is used, see `nets.position`.
     """
 
     embedding_size: int = 16
@@ -93,3 +96,5 @@ class MultitaskShape:
     stream_hidden: tuple[int, ...] = (128, 64)
     stream_heads: int = 4
     wide: bool = True
+    powers: bool = False
+    position: Position = "none"

@@ -33,7 +33,7 @@ from tamis.nets.labels import SHOWN, per_click_heads, unlearnable
 from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import LightPlan, TowerPlan
-from tamis.types import Action, Candidates, Catalog, Columns, Query, gather
+from tamis.types import WATCH_HEADS, Action, Candidates, Catalog, Columns, Query, gather
 
 log = structlog.get_logger(__name__)
 _FACTS_FILE: Final = "three_tower.json"
@@ -63,6 +63,8 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
     threads: int = 1  # of torch in training; another number gives other last digits
 
     def __post_init__(self) -> None:
+        if watched := sorted(set(self.heads) & set(WATCH_HEADS)):
+            raise ValueError(f"heads names {watched}, which only the ranker learns; wanted actions")
         if unknown := sorted(set(self.weights) - set(self.heads)):
             raise ValueError(f"weights names {unknown}, not among the heads {list(self.heads)}")
         try:

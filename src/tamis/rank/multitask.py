@@ -1,8 +1,14 @@
 """Fine ranking by one multi-task net: what each candidate is likely to make this user do, calibrated.
 
 Column `p_<head>` for each binary head, a probability inside (0, 1); column `play` for the play head, seconds ≥ 0. Heads
-of `facts.per_click` are rates per click, so p_click · p_like is the chance of a like; all others are per impression.
-A head that the training rows had nothing to learn from gives 0 throughout; `facts.dropped` says why.
+of `facts.per_click` are rates per click, so p_click · p_like is the chance of a like; the heads of `WATCH_HEADS` speak
+of what is played; all others are per impression. A head that the training rows had nothing to learn from gives 0
+throughout; `facts.dropped` says why.
+
+Heads of `WATCH_HEADS` write a second column, made with the item's duration (rank/watch_time.py): `completion` and
+`completion_ratio`, `p_finished` and `finished_ratio`, `play_quantile` and `play_quantile_seconds`. The ratios are what
+to fuse: 1 = as much as of other items that long. An item without a duration gets the ratio to the mean of all plays and
+the seconds of all plays.
 """
 
 from collections.abc import Mapping
@@ -16,7 +22,7 @@ import structlog
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from tamis.config import AtLeastOne, AtLeastZero, Config, ShareBelowOne, StepConfig
+from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, ShareBelowOne, StepConfig
 from tamis.data.samples import Samples
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import net_batch
@@ -24,7 +30,7 @@ from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
-from tamis.nets.labels import PLAY, per_click_heads, unlearnable
+from tamis.nets.labels import AMOUNTS, PLAY, check_labels, per_click_heads, taught, unlearnable
 from tamis.nets.plans import (
     BilinearForm,
     BilinearWeights,
@@ -32,13 +38,15 @@ from tamis.nets.plans import (
     Mixture,
     MultitaskShape,
     PersonalGating,
+    Position,
     Precision,
     TrainingPlan,
     plan_of,
 )
 from tamis.nets.session import Session
 from tamis.rank.calibrate import Isotonic, Platt
-from tamis.types import Candidates, Columns, Query
+from tamis.rank.watch_time import WatchTime, column_beside
+from tamis.types import WATCH_HEADS, Candidates, Columns, Query
 
 log = structlog.get_logger(__name__)
 
@@ -51,13 +59,15 @@ Calibrator = Platt | Isotonic
 class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     """How the net looks, what it learns and how it is trained."""
 
-    heads: tuple[str, ...] = ("click", "like", "collect", "share", "play")  # actions with labels; "play" = seconds
+    # Actions with labels, "play" = seconds; "completion", "finished" and "play_quantile" are made of plays.
+    heads: tuple[str, ...] = ("click", "like", "collect", "share", "play")
     head_weights: dict[str, float] = {}  # head → weight in the loss, 1 where none is given
     per_click: Literal["auto", "always", "never"] = (
         "auto"  # train like, collect, share, comment, follow on clicked rows
     )
     play_loss: Literal["ratio", "weighted"] = "ratio"  # "weighted" makes `play` the mean time, "ratio" is robust
     play_limit_seconds: float = 3600.0  # times are cut to this, logged and predicted ones
+    finished_share: AboveZero = 0.8  # "finished": at least this share of the duration was played
     embedding_size: int = 16  # width of one feature's embedding, a multiple of 4
     embedding_spread: float = 0.01  # standard deviation of a new embedding; what a rare id keeps of it is noise
     attention: Literal["din", "dot", "mean"] = "din"  # how a candidate looks at the user's last actions
@@ -81,6 +91,8 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     stream_hidden: tuple[int, ...] = (128, 64)  # layers of each stream of final_mlp
     stream_heads: AtLeastOne = 4  # of the fusion of final_mlp; divides the last layer
     wide: bool = True  # a linear model beside the towers: of all inputs, and of every code of the item
+    powers: bool = False  # squares and roots of all numbers are inputs too
+    position: Position = "none"  # how the place on the page is used in training, never when serving: nets/position.py
     epochs: int = 3  # most passes over the shown rows
     patience: int = 1  # epochs without a better validation AUC before stopping; 0 = never stop early
     batch_size: int = 2048  # rows per step
@@ -112,7 +124,8 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the step writes."""
-        return tuple(column_of(head) for head in self.heads)
+        own = tuple(column_of(head) for head in self.heads)
+        return (*own, *(column_beside(head) for head in self.heads if head in WATCH_HEADS))
 
 
 class MultitaskFacts(Config, frozen=True):
@@ -136,11 +149,12 @@ class MultitaskFacts(Config, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Multitask:
-    """The exported net with a calibrator per binary head."""
+    """The exported net with a calibrator per binary head, and what the watch heads know of durations."""
 
     config: MultitaskConfig
     facts: MultitaskFacts
     calibrators: Mapping[str, Calibrator]
+    watch: WatchTime
     nets: NetFolder
     session: Session
 
@@ -148,8 +162,16 @@ class Multitask:
     def fit(cls, config: MultitaskConfig, inputs: Inputs, seed: int) -> Self:
         """Trains on `inputs.train`, stops early and calibrates on `inputs.valid`.
 
-        Raises ConfigError when no configured head can be learnt, or when torch is not installed.
+        Raises ConfigError when no configured head can be learnt, or when torch is not installed; DataError for a label
+        outside its range.
         """
+        watch = WatchTime.fit(
+            config.heads, config.finished_share, config.play_limit_seconds, inputs.train, inputs.catalog
+        )
+        if watch.heads:
+            samples = (watch.labelled(samples, inputs.catalog) for samples in (inputs.train, inputs.valid))
+            inputs = inputs.with_samples(*samples)
+        check_labels(config.heads, inputs.valid)
         dropped = unlearnable(config.heads, inputs.train)
         heads = tuple(head for head in config.heads if head not in dropped)
         if not heads:
@@ -175,10 +197,10 @@ class Multitask:
             dead_experts=trained.gates.dead if trained.gates else (),
         )
         calibrators = _calibrators(config.calibration, facts, inputs.valid, trained.valid)
-        return cls(config, facts, calibrators, folder, Session.open(folder.path / _NET_FILE))
+        return cls(config, facts, calibrators, watch, folder, Session.open(folder.path / _NET_FILE))
 
     def score(self, query: Query, items: Candidates) -> Columns:
-        """{"p_<head>": [n] calibrated} for the binary heads, "play": [n] seconds."""
+        """The columns of the module's docstring, each [n]; probabilities calibrated."""
         count = len(items)
         logits = self._logits(query, items) if count else {}
         columns: dict[str, NDArray[Any]] = {}
@@ -191,6 +213,10 @@ class Multitask:
             else:
                 p = expit(logits[head].astype(np.float64))
                 columns[name] = self.calibrators[head].apply(p) if head in self.calibrators else p
+            if head in WATCH_HEADS:
+                durations = query.catalog.column("duration_seconds", items.ids)
+                beside, values = self.watch.beside(head, columns[name], durations)
+                columns[beside] = values
         return columns
 
     def _logits(self, query: Query, items: Candidates) -> dict[str, NDArray[np.float32]]:
@@ -208,6 +234,7 @@ class Multitask:
         """Writes the net, the calibrators and what goes with them."""
         self.nets.copy_to(folder)
         (folder / _FACTS_FILE).write_bytes(msgspec.json.encode(self.facts))
+        self.watch.save(folder)
         for head, calibrator in self.calibrators.items():
             own = folder / f"{type(calibrator).__name__.lower()}.{head}"
             own.mkdir()
@@ -227,12 +254,13 @@ class Multitask:
             for name, kind in (("platt", Platt), ("isotonic", Isotonic)):
                 if (folder / f"{name}.{head}").is_dir():
                     calibrators[head] = kind.load(folder / f"{name}.{head}")
-        return cls(config, facts, calibrators, NetFolder(folder), Session.open(folder / _NET_FILE))
+        watch = WatchTime.load(config.heads, config.finished_share, config.play_limit_seconds, folder)
+        return cls(config, facts, calibrators, watch, NetFolder(folder), Session.open(folder / _NET_FILE))
 
 
 def column_of(head: str) -> str:
-    """The column of a head's predictions: seconds of play, else a probability."""
-    return head if head == PLAY else f"p_{head}"
+    """The column of a head's predictions: a number under the head's own name, a probability under p_<head>."""
+    return head if head in AMOUNTS else f"p_{head}"
 
 
 def play_seconds(logits: NDArray[Any], limit_seconds: float) -> NDArray[np.float64]:
@@ -248,12 +276,10 @@ def _calibrators(
         return {}
     calibrators: dict[str, Calibrator] = {}
     for head in facts.heads:
-        if head == PLAY or head not in samples.labels:
+        if head in AMOUNTS or head not in samples.labels:
             continue
-        label, p = samples.labels[head] > 0, expit(logits[head].astype(np.float64))
-        if head in facts.per_click:
-            clicked = samples.labels["click"] > 0
-            label, p = label[clicked], p[clicked]
+        rows = taught(head, facts.per_click, samples)
+        label, p = samples.labels[head][rows] > 0, expit(logits[head][rows].astype(np.float64))
         if label.any() and not label.all():
             fitted = Platt if kind == "platt" else Isotonic
             calibrators[head] = fitted.fit(label, p)

@@ -14,7 +14,7 @@ from tamis.data.samples import Samples
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import NetBatch
 from tamis.nets.batch import tensors
-from tamis.nets.embed import Table
+from tamis.nets.embed import Standardize, Table
 from tamis.nets.heads import HeadPlan, loss, starts
 from tamis.nets.multitask import INPUTS, MultitaskNet, Scales, export_multitask, fit_multitask, predict
 from tamis.nets.plans import MultitaskShape, TrainingPlan
@@ -235,6 +235,31 @@ def test_training_starts_at_the_rates_of_the_log() -> None:
     samples = object.__new__(Samples)
     object.__setattr__(samples, "labels", labels)
     assert torch.sigmoid(torch.tensor(starts(plan, samples))).tolist() == pytest.approx([0.1, 0.2, 0.1, 0.1])
+
+
+def test_powers_are_squares_and_roots_of_the_share_below_each_number() -> None:
+    values = np.array([[-1.0, 5.0], [0.0, 5.0], [1.0, 5.0]], np.float32)
+    scale = Standardize(values, powers=True)
+    assert scale.width == 6
+    numbers = scale(torch.tensor([[0.0, 5.0], [1e9, 7.0], [-1e9, 3.0]]))
+    assert numbers[0].tolist() == pytest.approx([0, 0, 0.25, 0.25, 0.5**0.5, 0.5**0.5])
+    assert numbers[1:, 0].tolist() == [8.0, -8.0]
+    assert numbers[1:, 2].tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
+    assert numbers[1:, 4].tolist() == pytest.approx([1.0, 0.0], abs=2e-3)
+    inputs = torch.tensor([[-1e9, 5.0]], requires_grad=True)
+    scale(inputs).sum().backward()
+    assert torch.isfinite(inputs.grad).all()
+
+
+def test_a_net_with_powers_trains_and_is_exported(toy: Toy, tmp_path: Path) -> None:
+    net = fit_multitask(replace(SHAPE, powers=True), PLAN, HEADS, toy.inputs, 1).net
+    export_multitask(net, toy.inputs.layout, tmp_path / "net.onnx")
+    batch = toy.inputs.batch(toy.inputs.train, np.array([400]))
+    arrays = {name: getattr(batch, name) for name in INPUTS}
+    with torch.no_grad():
+        want = net([torch.from_numpy(arrays[name]) for name in INPUTS], None)[0].numpy()
+    got = Session.open(tmp_path / "net.onnx").run(**arrays)["click"]
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 
 
 def test_widths_that_the_kernels_cannot_take_are_a_clear_error(toy: Toy) -> None:
