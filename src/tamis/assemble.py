@@ -37,6 +37,7 @@ from tamis.funnel import Funnel, Stage
 from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig
 from tamis.rank.fuse import Fuse, FuseConfig
 from tamis.rank.multitask import Multitask, MultitaskConfig
+from tamis.rank.rating import Rating, RatingConfig
 from tamis.recall.bpr import BPR, BPRConfig
 from tamis.recall.cached import Cached, CachedConfig
 from tamis.recall.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
@@ -91,6 +92,7 @@ AnyStep = (
     | ExcludedConfig
     | ThreeTowerConfig
     | MultitaskConfig
+    | RatingConfig
     | FuseConfig
     | ScatterConfig
     | MmrConfig
@@ -124,6 +126,7 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
     ExcludedConfig: Excluded,
     ThreeTowerConfig: ThreeTower,
     MultitaskConfig: Multitask,
+    RatingConfig: Rating,
     FuseConfig: Fuse,
     ScatterConfig: Scatter,
     MmrConfig: Mmr,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from tamis.data.dataset import Events, Requests
 from tamis.types import ACTION_CODE, Action
+
+VALUED: Final = ("play", "rate")  # actions whose labels are the values of their events
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +124,17 @@ def _latest(asked: Events, rows: Rows, items: int, window_seconds: float) -> NDA
 def label_columns(
     events: Events, target: NDArray[np.int64], size: int, names: Sequence[str]
 ) -> dict[str, NDArray[np.float32]]:
-    """Action name → [size] 1 where an event of that action answers the row, else 0; "play": the most seconds."""
+    """Action name → [size] 1 where an event of that action answers the row, else 0.
+
+    "play": the most seconds, "rate": the most stars; 0 where there is none, or it is unknown.
+    """
     labels = {}
     answered = np.flatnonzero(target >= 0)
     action, row, value = events.action[answered], target[answered], events.value[answered]
     for name in names:
         chosen = action == ACTION_CODE[name]
         label = np.zeros(size, np.float32)
-        np.maximum.at(label, row[chosen], value[chosen] if name == "play" else np.float32(1))
+        np.maximum.at(label, row[chosen], value[chosen] if name in VALUED else np.float32(1))
         labels[name] = label
     return labels
 

@@ -88,6 +88,12 @@ class Requests:
     def __len__(self) -> int:
         return len(self.number)
 
+    @staticmethod
+    def none() -> "Requests":
+        """No page at all."""
+        empty = pl.Series("scene", [], pl.String)
+        return Requests(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0), empty, pl.DataFrame())
+
 
 class Part(Config, frozen=True):
     """One part file. path: relative to the data folder.  first, last: times of its rows, 0 for users and items."""

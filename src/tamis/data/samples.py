@@ -129,7 +129,7 @@ class Samples:
     first: NDArray[np.int64]  # [r + 1]
     item: NDArray[np.int32]  # [n]
     position: NDArray[np.int16]  # [n] −1 = unknown
-    labels: Mapping[str, NDArray[np.float32]]  # action name → [n]: 0/1; "play": seconds; only actions that occur
+    labels: Mapping[str, NDArray[np.float32]]  # action name → [n]: 0/1, "play": seconds, "rate": stars; what occurs
     timeline: Timeline
     log_odds: NDArray[np.float32] | None = None  # [n] added by how negatives were drawn; None = rows are as they were
     before: tuple[NDArray[np.int32], NDArray[np.int32]] = _NOBODY  # user, item of the rows that `since` took away
@@ -180,8 +180,8 @@ def build_samples(log: Log, since: float, until: float, config: SampleConfig, se
     Label `a` of a row is 1 when the user did `a` to that item in answer to that request: the event has the request's
     id; or it has none, or one whose page does not show the item, and the row is the user's latest impression of it in
     `label_window_hours` before the event.
-    "play" is the largest number of seconds. A log without any impression gets one request for each positive event,
-    with sampled negatives (`data/negatives.py` states the rule).
+    "play" is the largest number of seconds, "rate" of stars. A log without any impression gets one request for each
+    positive event, with sampled negatives (`data/negatives.py` states the rule).
     """
     sampled = not np.any(log.events.action == Action.IMPRESSION)
     positives = [ACTION_CODE[name] for name in config.positives]
@@ -200,6 +200,20 @@ def build_samples(log: Log, since: float, until: float, config: SampleConfig, se
     if config.popularity_power:
         samples = replace(samples, log_odds=popularity.log_odds(rows.item, rows.page_time))
     return samples
+
+
+def rating_samples(log: Log, since: float, until: float) -> Samples:
+    """Every rating of known value with since ≤ time < until as a request of one row, label "rate" in stars.
+
+    Ratings are answers to no page: there is no scene, no position, no row that is not rated.
+    """
+    events = log.events
+    chosen = (events.action == Action.RATE) & (events.value > 0) & (events.time >= since) & (events.time < until)
+    rated = events.take(np.flatnonzero(chosen))
+    page = np.arange(len(rated), dtype=np.int64)
+    none = np.full(len(rated), -1)
+    rows = Rows(page, none, rated.user, rated.item, rated.time, rated.time, none.astype(np.int16))
+    return _grouped(rows, {"rate": rated.value}, log)
 
 
 def _label_names(events: Events, config: SampleConfig) -> list[str]:

@@ -253,8 +253,13 @@ class _OneRequest(nn.Module):
 
 def export_multitask(net: MultitaskNet, layout: Layout, path: Path) -> None:
     """Writes the net for one request: inputs `INPUTS`, [1, …] or [n, …]; one output [n] of logits per head."""
-    rows = 3
-    example = {
+    lengths = {name: {0: "n"} for name in (*INPUTS[3:], *net.heads)}
+    export(_OneRequest(net), example_of(layout), net.heads, path, lengths)
+
+
+def example_of(layout: Layout, rows: int = 3) -> dict[str, Tensor]:
+    """`INPUTS` of one request with some rows, in their order: what a net is exported with."""
+    return {
         "user_codes": torch.ones(1, layout.user_codes, dtype=torch.int32),
         "user_dense": torch.zeros(1, len(layout.user_dense)),
         "history_codes": torch.ones(1, layout.history_length, layout.history_codes, dtype=torch.int32),
@@ -262,8 +267,6 @@ def export_multitask(net: MultitaskNet, layout: Layout, path: Path) -> None:
         "item_dense": torch.zeros(rows, len(layout.item_dense)),
         "item_dynamic": torch.zeros(rows, len(layout.item_dynamic)),
     }
-    lengths = {name: {0: "n"} for name in ("item_codes", "item_dense", "item_dynamic", *net.heads)}
-    export(_OneRequest(net), example, net.heads, path, lengths)
 
 
 def _scales(inputs: Inputs, seed: int) -> Scales:
