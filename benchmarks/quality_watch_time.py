@@ -6,7 +6,8 @@ One ranker with the settings of the template and the heads of watch time, once f
 that all heads share all but themselves. What each says of the seconds: `play` as it is; completion × duration; the
 quantile by its table; and beside them two rules without a net, the training mean and the training median of plays of
 that duration (30 groups). Over all rows of the test day, and over those that were played, which is what completion and
-quantile are trained for. MAE in seconds, Spearman's correlation, and XAUC, the share of pairs in the right order (of 200,000 drawn).
+quantile are trained for. MAE in seconds, Spearman's correlation, and XAUC, the share of pairs in the right order (of
+200,000 drawn).
 """
 
 import argparse
