@@ -50,7 +50,7 @@ class RatingConfig(StepConfig, frozen=True, tag="rating"):
     batch_size: int = 512  # ratings per step
     learning_rate: float = 1e-3  # of the layers
     embedding_learning_rate: float = 1e-3  # of the embedding table
-    wide_learning_rate: float = 3e-3  # of the weights of single codes
+    wide_learning_rate: float = 1e-2  # of the weights of single codes
     decay_to: float = 1.0  # learning rates fall linearly to this share of themselves
     l2: float = 0.0  # pull of the touched embeddings towards zero
     unknown_share: ShareBelowOne = 0.1  # share of rows trained without their id, for users and items that are new
