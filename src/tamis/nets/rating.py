@@ -135,6 +135,8 @@ def fit_rating(inputs: Inputs, plan: RatingPlan, seed: int, path: Path) -> Repor
         judge=judge,
         name="rating",
         progress=inputs.progress,
+        streams=ids.streams,
+        journal=inputs.journal,
     )
     report = train(net, problem, plan.training, seed)
     example = example_of(inputs.layout)
