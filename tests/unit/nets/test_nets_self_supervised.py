@@ -75,4 +75,4 @@ def test_training_makes_views_of_one_item_meet(toy: Toy, mask: str) -> None:
         learn(towers, toy.inputs, plan, 1)
         with torch.no_grad():
             losses.append(np.mean([view_loss(towers.eval(), batch, 0.1).item() for batch in batches]))
-    assert losses[1] < losses[0] - 0.2
+    assert losses[1] < losses[0] - 0.1
