@@ -271,10 +271,9 @@ def _unknown_heads(config: ProjectConfig) -> Iterator[str]:
             if isinstance(step, FuseConfig):
                 unknown = [head for head in step.reads if not {f"p_{head}", head} & table and head not in catalog]
                 if unknown:
-                    section = "weights" if step.formula != "conversion_product" else "exponents"
                     yield (
-                        f"funnel.{stage_name}.steps.{name}.{section}: {step.formula} reads heads {unknown}, which no "
-                        f"step before it predicts; there are {sorted(table)} and {sorted(catalog)} of the catalogue"
+                        f"funnel.{stage_name}.steps.{name}.{step.section}: {step.formula} reads heads {unknown}, which "
+                        f"no step before it predicts; there are {sorted(table)} and {sorted(catalog)} of the catalogue"
                     )
             table.update(getattr(step, "columns", ()))
 
