@@ -12,10 +12,12 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tamis.data.write import ImportReport
 from tamis.errors import ConfigError
 from tamis.evaluate.report import Report
+from tamis.evaluate.tune import Tuned
 from tamis.project import Answer
 from tamis.serving.load import LoadReport
 from tamis.train import Trained
@@ -59,6 +61,18 @@ def updated(updated: Updated) -> RenderableType:
     """What an increment learnt from, and that it is served now."""
     learnt = f"{', '.join(updated.parts)} learnt from {updated.events:,} events in {updated.seconds:.1f} s"
     return f"{learnt}\nbundle {updated.bundle.name}: published"
+
+
+def tuned(tuned: Tuned) -> RenderableType:
+    """The best numbers as a line to paste, and what they are worth on users that the search did not see."""
+    rows = {"as configured": {"ndcg@10": tuned.before}, "best of the search": {"ndcg@10": tuned.after}}
+    title = f"{tuned.judged:,} users of the validation days that the search did not see, bundle {tuned.bundle}"
+    worth = f"difference {tuned.difference:+.4f}, 95 % interval {tuned.low:+.4f} … {tuned.high:+.4f}"
+    sure = "" if tuned.low > 0 else "; it may be chance"
+    searched = f"{tuned.trials:,} trials on {tuned.searched:,} other users"
+    stage = tuned.step.partition(".")[0]
+    paste = Text(f"[funnel.{stage}.steps]\n{tuned.toml}", no_wrap=True, overflow="ignore")  # one line, to be pasted
+    return Group(grid(title, rows), f"{worth}{sure} ({searched})", "", paste)
 
 
 def imported(report: ImportReport) -> RenderableType:

@@ -60,14 +60,10 @@ def evaluate(
     Raises ConfigError when the bundle was trained on some of those days: its numbers would be too good to be true.
     """
     config = model.config
-    if split.test_since < model.trained_to:
-        raise ConfigError(
-            f"split: the held-out days would begin at {_utc(split.test_since)}, but bundle {model.name} was trained on "
-            f"everything before {_utc(model.trained_to)}; train again, or hold out less (split.test_days, test_since)"
-        )
+    check_unseen(model, split)
     past = Past.of(model, dataset, split.test_until)
-    wanted = _relevant(past, split.test_since, config.evaluate.positive)
-    users = _some(sorted(wanted), config.evaluate.most_users, config.train.seed)
+    wanted = relevant_items(past, split.test_since, config.evaluate.positive)
+    users = drawn_users(sorted(wanted), config.evaluate.most_users, config.train.seed)
     pages = _Pages(past, oracle)
     for user in users[:1]:  # kernels compile at their first call; that is no latency of a request
         model.funnel.run(past.query(user, wanted[user][0], PAGE))
@@ -95,13 +91,24 @@ def evaluate(
     )
 
 
-def _relevant(past: Past, since: float, positive: tuple[str, ...]) -> dict[int, tuple[float, NDArray[np.int64]]]:
+def check_unseen(model: Model, split: Split) -> None:
+    """Raises ConfigError when the bundle was trained on some of the held-out days."""
+    if split.test_since < model.trained_to:
+        raise ConfigError(
+            f"split: the held-out days would begin at {_utc(split.test_since)}, but bundle {model.name} was trained on "
+            f"everything before {_utc(model.trained_to)}; train again, or hold out less (split.test_days, test_since)"
+        )
+
+
+def relevant_items(past: Past, since: float, positive: tuple[str, ...]) -> dict[int, tuple[float, NDArray[np.int64]]]:
     """user → (time of his query, relevant items). Users with nothing new and relevant are left out."""
     events = past.events
     late = events.take(np.flatnonzero(events.time >= since))
     users, at = np.unique(late.user, return_index=True)
     first = dict(zip(users.tolist(), late.time[at].tolist(), strict=True))
     acted = late.take(np.flatnonzero(_acted(late.action, positive)))
+    if not len(acted.user):
+        return {}
     order = np.argsort(acted.user, kind="stable")
     owners, starts = np.unique(acted.user[order], return_index=True)
     out = {}
@@ -116,7 +123,7 @@ def _acted(action: NDArray[np.uint8], positive: tuple[str, ...]) -> NDArray[np.b
     return np.isin(action, [ACTION_CODE[name] for name in positive])
 
 
-def _some(users: list[int], most: int, seed: int) -> list[int]:
+def drawn_users(users: list[int], most: int, seed: int) -> list[int]:
     """At most `most` of the users, drawn by `seed`."""
     if len(users) <= most:
         return users

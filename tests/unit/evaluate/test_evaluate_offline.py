@@ -20,7 +20,7 @@ from tamis.data.tables import RawTables
 from tamis.data.write import import_tables
 from tamis.errors import ConfigError
 from tamis.evaluate.heads import judge_heads
-from tamis.evaluate.offline import _Pages, _relevant, evaluate
+from tamis.evaluate.offline import _Pages, evaluate, relevant_items
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Report
 from tamis.features.prepare import Moment, prepare
@@ -255,7 +255,7 @@ def test_users_and_items_imported_since_training_are_judged_and_count_as_misses(
     newcomer, there = dataset.user_ids.number("newcomer"), len(model.catalog)
     wider = by_time(dataset, tiny.project.config.split)
     past = Past.of(model, dataset, wider.test_until)
-    wanted = _relevant(past, wider.test_since, ("click",))
+    wanted = relevant_items(past, wider.test_since, ("click",))
     now, items = wanted[newcomer]
     assert len(items) == 3
     assert sorted(items >= there) == [False, True, True]
