@@ -153,6 +153,8 @@ class Inputs:
             row_of=row_of,
             labels={name: label[rows] for name, label in samples.labels.items()},
             log_odds=None if samples.log_odds is None else samples.log_odds[rows],
+            keep_negatives=samples.keep_negatives,
+            spared=None if samples.spared is None else samples.spared[rows],
         )
 
 
