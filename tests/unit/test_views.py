@@ -11,6 +11,7 @@ from rich.console import Console
 from tamis import views
 from tamis.data.write import ImportReport
 from tamis.errors import ConfigError
+from tamis.evaluate.report import Curve
 from tamis.evaluate.tune import Tuned
 from tamis.project import Answer
 from tamis.serving.load import LoadReport
@@ -90,6 +91,17 @@ def test_what_a_search_found_is_shown_with_a_line_to_paste() -> None:
         "difference +0.0200, 95 % interval -0.0100 … +0.0500; it may be chance (100 trials on 20 other users)" in lines
     )
     assert "chance" not in "".join(text(views.tuned(msgspec.structs.replace(found, low=0.01))))
+
+
+def test_reliability_is_two_lines_per_head_on_one_scale() -> None:
+    curves = {
+        "click": Curve(rows=(5, 5, 5), predicted=(0.0, 0.2, 0.4), observed=(0.1, 0.2, 0.8)),
+        "like": Curve(rows=(15,), predicted=(0.01,), observed=(0.02,)),
+    }
+    lines = [line.split() for line in text(views.reliability(curves))[2:]]
+    assert lines[0] == ["click", "predicted", "0.0000", "0.2000", "0.4000", "▂▄"]
+    assert lines[1] == ["observed", "0.1000", "0.2000", "0.8000", "▁▂█"]
+    assert lines[2:] == [["like", "predicted", "0.0100", "▄"], ["observed", "0.0200", "█"]]
 
 
 def test_lines_of_a_file_are_its_ids(tmp_path: Path) -> None:

@@ -74,20 +74,21 @@ def evaluate(
             progress("evaluate pages", done, len(users))
     progress("evaluate pages", len(users), len(users))
     summary = pages.summary()
-    heads, requests = judge_heads(past, split, config.evaluate.most_requests, progress)
+    heads = judge_heads(past, split, config.evaluate.most_requests, progress)
     return Report(
         bundle=model.name,
         users=len(users),
-        requests=requests,
+        requests=heads.requests,
         test_since=split.test_since,
         test_until=split.test_until,
         channels=_with_index_recall(model, pages.channels.means()),
         stages=pages.stages.means(),
-        heads=heads,
+        heads=heads.rows,
         page=summary.pop("tamis", {"ndcg@10": 0.0}),
         baselines=summary,
         latency=_latency(pages.traces),
         features=model.coverage,
+        reliability=heads.reliability,
     )
 
 

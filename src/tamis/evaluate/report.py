@@ -7,6 +7,7 @@ import msgspec
 
 from tamis.config import Config
 from tamis.errors import DataError
+from tamis.metrics import Reliability
 
 Row = dict[str, float]
 
@@ -14,6 +15,26 @@ Row = dict[str, float]
 def known(row: Row) -> Row:
     """A row without the numbers that are not finite: JSON has no place for them, so nobody could read them back."""
     return {name: value for name, value in row.items() if math.isfinite(value)}
+
+
+class Curve(Config, frozen=True):
+    """Predictions against what happened, in at most ten bins of equally many rows, lowest predictions first. All [b].
+
+    rows: of each bin.   predicted: mean prediction.   observed: share of positives.
+    """
+
+    rows: tuple[int, ...]
+    predicted: tuple[float, ...]
+    observed: tuple[float, ...]
+
+    @staticmethod
+    def of(curve: Reliability) -> "Curve":
+        """The curve of the metrics as plain numbers."""
+        return Curve(
+            rows=tuple(curve.count.tolist()),
+            predicted=tuple(curve.predicted.tolist()),
+            observed=tuple(curve.observed.tolist()),
+        )
 
 
 class Report(Config, frozen=True):
@@ -31,6 +52,7 @@ class Report(Config, frozen=True):
     positive actions (`evaluate.positive`) before the bundle's training ended.
     latency: stage or step → p50 and p99 in milliseconds, one request at a time.
     features: feature → coverage and distinct values in the training rows; see features.coverage.
+    reliability: head that predicts probabilities → how far they can be believed.
     """
 
     bundle: str
@@ -45,6 +67,7 @@ class Report(Config, frozen=True):
     baselines: dict[str, Row]
     latency: dict[str, Row]
     features: dict[str, Row] = {}
+    reliability: dict[str, Curve] = {}
 
     def to_json(self) -> bytes:
         """Indented JSON."""
