@@ -29,6 +29,7 @@ from tamis.evaluate.queries import Past
 from tamis.features.statistics import Statistics
 from tamis.funnel import Funnel, Stage
 from tamis.rank.fuse import Fuse, FuseConfig
+from tamis.stages import Step
 from tamis.types import Candidates, Progress, Query, silent
 
 PLACES: Final = 10
@@ -91,17 +92,22 @@ class Place:
 
     def before(self, items: int) -> Funnel:
         """The funnel up to the fusion, without a limit behind it."""
-        steps = dict(list(self.stage.steps.items())[: self._at])
-        return Funnel([*self.earlier, replace(self.stage, steps=steps, limit=items, quotas={})])
+        return Funnel([*self.earlier, self._stage(dict(self._main[: self._at]), items)])
 
     def behind(self, config: FuseConfig) -> Funnel:
         """The fusion under other numbers and the rest of its stage; the best rows leave it."""
-        steps = {self.name: Fuse(config), **dict(list(self.stage.steps.items())[self._at + 1 :])}
-        return Funnel([replace(self.stage, steps=steps, limit=PLACES, quotas={})])
+        return Funnel([self._stage({self.name: Fuse(config), **dict(self._main[self._at + 1 :])}, PLACES)])
+
+    def _stage(self, steps: Mapping[str, Step], limit: int) -> Stage:
+        return replace(self.stage, steps=steps, limit=limit, quotas={}, fallback="")
+
+    @property
+    def _main(self) -> list[tuple[str, Step]]:
+        return list(self.stage.main.items())
 
     @property
     def _at(self) -> int:
-        return list(self.stage.steps).index(self.name)
+        return list(self.stage.main).index(self.name)
 
 
 def tune(
