@@ -221,6 +221,7 @@ class ProjectConfig(Config, frozen=True):
             *_sources_amiss(self.funnel),
             *_not_before(self.funnel),
             *_fallbacks_amiss(self.funnel),
+            *_untaught(self.funnel),
         ):
             raise ValueError(problem)
 
@@ -282,6 +283,19 @@ def _unknown_heads(config: ProjectConfig) -> Iterator[str]:
                     )
             if name != stage.fallback:
                 table.update(getattr(step, "columns", ()))
+
+
+def _untaught(config: FunnelConfig) -> Iterator[str]:
+    """Steps that are to learn from a ranker where there is none."""
+    steps = [
+        (f"funnel.{stage}.steps.{name}", step)
+        for stage, own in stages_of(config).items()
+        for name, step in own.steps.items()
+    ]
+    if not any(hasattr(part_of(step), "teach") for _, step in steps):
+        for where, step in steps:
+            if getattr(step, "distill", 0.0):
+                yield f"{where}.distill: there is no ranker to learn from; wanted a step of kind multitask"
 
 
 def _fallbacks_amiss(config: FunnelConfig) -> Iterator[str]:

@@ -22,6 +22,7 @@ from tamis.assemble import Model
 from tamis.data.dataset import DAY_SECONDS, Dataset
 from tamis.data.split import Split
 from tamis.errors import ConfigError
+from tamis.evaluate.agreement import Agreement
 from tamis.evaluate.heads import judge_heads
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Report, Row, known
@@ -33,6 +34,7 @@ from tamis.types import ACTION_CODE, Candidates, Progress, Query, StepTrace, sil
 
 CUTS = (50, 200, 500)
 PAGE = 20
+AGREED = 100  # users on whom pre-ranking and ranking are compared: the ranker scores all that recall found for them
 Oracle = Callable[[str, list[str], float], NDArray[np.float64]]
 """(user id, item ids, time) → [n] the true probability of the main positive action; only a simulated world has one."""
 
@@ -143,6 +145,7 @@ class _Pages:
         liked = (events.time < past.model.trained_to) & _acted(events.action, config.positive)
         counts = np.bincount(events.item[liked], minlength=len(catalog))[: len(catalog)]
         self.popular = np.argsort(-counts, kind="stable").astype(np.int64)
+        self.agreement = Agreement.of(past.model.funnel.stages)
         self.new_seconds = config.new_days * DAY_SECONDS
         self.author = np.asarray(catalog.columns["author"][0])
         self.category = np.asarray(catalog.columns["category"][0])
@@ -176,6 +179,8 @@ class _Pages:
             if reachable.any():
                 numbers["survival"] = float(np.isin(relevant[reachable], items.ids).mean())
             self.stages.add(stage, **numbers)
+        if self.agreement and len(self.traces) <= AGREED:
+            self.stages.add("prerank", **self.agreement.numbers(query, kept[recall.name]))
         single = {f"{name} alone": ids[allowed[ids]] for name, ids in found_by.items()}
         rivals = self._others(query, allowed)
         if truth is not None:

@@ -55,7 +55,8 @@ class Thinning:
         if batch.spared is None:
             return targets
         nothing = torch.ones(len(batch.row_of), dtype=torch.bool)
-        for name, label in batch.labels.items():
+        for name in batch.labels.keys() & {*ACTIONS, SHOWN}:
+            label = batch.labels[name]
             nothing &= label > 0 if name == SHOWN else label == 0  # rows drawn from the catalogue were not thinned
         times = torch.where(nothing, 1.0 / batch.keep_negatives, 1.0)
         weights = targets.weights.clone()

@@ -31,7 +31,7 @@ from tamis.nets.draws import with_unshown
 from tamis.nets.embed import Standardize
 from tamis.nets.export import export
 from tamis.nets.heads import HeadPlan, Targets, loss, starts
-from tamis.nets.labels import SHOWN
+from tamis.nets.labels import SHOWN, TAUGHT
 from tamis.nets.layers import linear
 from tamis.nets.loop import Problem, Report, train
 from tamis.nets.spread import Rows, spread
@@ -136,7 +136,7 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
         made: NetBatch = inputs.batch(inputs.train, requests)
         ids.hide(made.user_codes, made.item_codes)
         whole = tensors(made)
-        return whole, thinning.targets(whole, targets(whole, plan))
+        return whole, taught(whole, thinning.targets(whole, targets(whole, plan)), thinning, plan.distill)
 
     problem = Problem(
         rows=np.diff(inputs.train.first),
@@ -171,6 +171,21 @@ def targets(batch: TensorBatch, plan: LightPlan) -> Targets:
         return made
     everywhere = torch.tensor([[float(name == SHOWN)] for name in plan.heads])
     return Targets(made.labels, made.weights * torch.maximum(everywhere, batch.labels[SHOWN]))
+
+
+def taught(batch: TensorBatch, targets: Targets, thinning: Thinning, share: float) -> Targets:
+    """Targets that are `share` of what a teacher says and the rest of what happened; heads it does not know stay.
+
+    The teacher speaks of rows as they are, the targets of rows as they were drawn. (Hinton, Vinyals and Dean,
+    "Distilling the knowledge in a neural network", 2015.)
+    """
+    names = [TAUGHT + head for head in thinning.heads]
+    if not share or not batch.labels.keys() & set(names):
+        return targets
+    nothing = torch.zeros(len(batch.row_of))
+    said = torch.sigmoid(thinning.drawn(batch, torch.stack([batch.labels.get(name, nothing) for name in names])))
+    shares = torch.tensor([[share if name in batch.labels else 0.0] for name in names])
+    return Targets(torch.lerp(targets.labels, said, shares), targets.weights)
 
 
 def export_three_towers(net: ThreeTowers, inputs: Inputs, folder: Path) -> None:
