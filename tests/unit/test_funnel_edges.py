@@ -13,6 +13,7 @@ from tamis.assemble import Model, load_model
 from tamis.config import override
 from tamis.data.split import by_time
 from tamis.data.write import import_tables
+from tamis.evaluate.offline import evaluate
 from tamis.evaluate.queries import Past
 from tamis.funnel import Funnel
 from tamis.serving.engine import Engine
@@ -141,6 +142,9 @@ def test_a_trained_light_rank_stands_in_for_a_net_that_is_out(tiny, model: Model
     assert [step.step for step in page.trace if step.status == "ok"][-2:] == ["light", "diverse"]
     np.testing.assert_array_equal(page.items.columns["light_click"], page.items.columns["score"])
     assert len(page.items) == 20
+    alone = {"funnel.rank.fallback": "", "funnel.rank.steps": {"light": {"kind": "light_rank", "epochs": 2}}}
+    judged = evaluate(load_model(trained.bundle, override(config, alone)), tiny.dataset, split)
+    assert 0 < judged.heads["click"]["predicted"] < 1  # as the only ranker it is judged as one
 
 
 class Out:
