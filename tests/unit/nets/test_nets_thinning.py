@@ -122,6 +122,7 @@ def rates(part, toy: Toy, columns: dict[str, str]) -> dict[str, float]:
     return {head: total / len(valid.item) for head, total in sums.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["multitask", "three_tower"])
 def test_a_net_trained_on_a_fifth_of_the_negatives_is_calibrated_like_one_trained_on_all(kind: str) -> None:
     """Per impression; without the correction clicks would come out 2.5 times too often, likes 4 times."""
