@@ -190,7 +190,9 @@ def _kept(model: Model, dataset: Dataset, split: Split, place: Place, progress: 
     for done, user in enumerate(users):
         now, relevant = wanted[user]
         query = past.query(user, now, PLACES)
-        kept.append(Kept(query, funnel.run(query).items, relevant))
+        items = funnel.run(query).items
+        # All queries share one catalogue: what was not published then is out by now, and a mask for each is large.
+        kept.append(Kept(replace(query, catalog=past.model.catalog), items, relevant))
         progress("candidates", done + 1, len(users))
     return kept
 
