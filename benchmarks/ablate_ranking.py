@@ -8,6 +8,7 @@ day by the whole funnel. Then the fusion's weights are searched on the validatio
 """
 
 import argparse
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -69,15 +70,17 @@ def main() -> None:
         config = override(project.config, more)
 
         def run(changes: dict[str, Any], only: tuple[str, ...] = ()) -> Trained:
-            return train(
-                override(config, changes), project.data, project.bundles, oracle=oracle, choice=Choice(only=only)
-            )
+            """Beside the parts of the first training, which stays as it is."""
+            bundles = Path(folder) / f"bundles{len(trained)}" if only else project.bundles
+            if only:
+                shutil.copytree(project.bundles, bundles, symlinks=True)
+            return train(override(config, changes), project.data, bundles, oracle=oracle, choice=Choice(only=only))
 
-        base = run({"train.gate": 1.0, "train.keep_bundles": 99})
+        trained: dict[str, Report] = {}
+        base = run({})
         line("the whole funnel", base.report, sum(base.seconds.values()))
-        trained = {"all": base.report}
         for name, (only, changes) in CHANGES.items():
-            done = run({**changes, "train.gate": 0.0, "train.keep_bundles": 99}, only)
+            done = run(changes, only)
             part = next(second for step, second in done.seconds.items() if step.endswith(only[0].split(".")[-1]))
             line(name, done.report, part)
             trained[name] = done.report
