@@ -26,6 +26,7 @@ from tamis.data.split import Split
 from tamis.errors import ConfigError, DataError
 from tamis.evaluate.offline import check_unseen, drawn_users, relevant_items
 from tamis.evaluate.queries import Past
+from tamis.features.groups import ITEM
 from tamis.features.statistics import Statistics
 from tamis.funnel import Funnel, Stage
 from tamis.rank.fuse import Fuse, FuseConfig
@@ -198,13 +199,15 @@ def _kept(model: Model, dataset: Dataset, split: Split, place: Place, progress: 
 
 
 def _as_of(model: Model, dataset: Dataset, moment: float) -> Model:
-    """The model with the item statistics that a server had at a moment."""
+    """The model with the statistics of items that a server had at a moment; those of pairs stay as they are."""
     events, items = Past.of(model, dataset, moment).events, len(model.catalog)
+    group = model.encoder.groups.get(ITEM)
+    if group is None:
+        return model
     known = events.take(np.flatnonzero(events.item < items))
-    counts = Statistics.of(known.item, known.action, known.time, items).before(
-        np.arange(items), moment, model.encoder.counted("item")
-    )
-    dynamic = model.encoder.item_dynamic(counts)
+    statistics = Statistics.of(known.item, known.action, known.time, items)
+    counts = statistics.counts(np.arange(items), moment, group.actions, group.windows)
+    dynamic = model.encoder.item_dynamic(counts, items)
     columns = {**model.catalog.columns, "dynamic": (dynamic, dynamic[:0])}
     return replace(model, catalog=replace(model.catalog, columns=columns))
 

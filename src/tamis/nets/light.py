@@ -115,6 +115,8 @@ def fit_light(inputs: Inputs, plan: TrainingPlan, head: str, factors: int, seed:
         loss=lambda pair: loss(thinning.drawn(pair[0], net(pair[0])), pair[1]),
         judge=lambda: _judged(net, inputs, head),
         name="light rank",
+        streams=ids.streams,
+        journal=inputs.journal,
         progress=inputs.progress,
     )
     train(net, problem, without_judge(plan, len(inputs.valid.item)), seed)

@@ -152,8 +152,8 @@ def part_numbers(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.column_stack([x @ weights[:, 2], squares.sum((1, 2)), x @ weights[:, 3:]])
 
 
-def test_the_click_rate_is_about_right(toy: Toy, fm: LightRank) -> None:
-    rates = [clicks(fm, toy, user, [int(toy.likes(int(toy.user_cluster[user]))[0])]).mean() for user in range(30)]
+def test_the_click_rate_is_about_right(toy: Toy, lr: LightRank) -> None:
+    rates = [clicks(lr, toy, user, [int(toy.likes(int(toy.user_cluster[user]))[0])]).mean() for user in range(30)]
     assert np.mean(rates) == pytest.approx(float(toy.inputs.train.labels["click"].mean()), rel=0.5)
 
 
