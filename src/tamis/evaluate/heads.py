@@ -65,12 +65,18 @@ def judge_heads(past: Past, split: Split, most_requests: int, progress: Progress
     truth = {name: np.concatenate(parts) for name, parts in labels.items()}
     scores = {name: np.concatenate(parts) for name, parts in predicted.items()}
     gated = ranker.facts.per_click if isinstance(ranker, Multitask) else ()
-    out = Judged(requests=len(rows))
+    return _judged((truth, scores, np.concatenate(users)), gated, len(rows))
+
+
+def _judged(columns: tuple[dict[str, Any], dict[str, Any], Any], gated: tuple[str, ...], requests: int) -> Judged:
+    """The numbers of all heads. columns: labels, predictions, users."""
+    truth, scores, users = columns
+    out = Judged(requests=requests)
     for head, (used, label, p) in _judgeable(truth, scores, gated):
         if head in AMOUNTS:
             out.rows[head] = known(_amount(label, p, "_seconds" if head == PLAY else ""))
         elif 0 < label.sum() < len(label):
-            out.rows[head] = known(_binary(label, p, np.concatenate(users)[used]))
+            out.rows[head] = known(_binary(label, p, users[used]))
             out.reliability[head] = Curve.of(metrics.reliability(label, p))
     return out
 

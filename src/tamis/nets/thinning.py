@@ -57,7 +57,7 @@ class Thinning:
         nothing = torch.ones(len(batch.row_of), dtype=torch.bool)
         for name in batch.labels.keys() & {*ACTIONS, SHOWN}:
             label = batch.labels[name]
-            nothing &= label > 0 if name == SHOWN else label == 0  # rows drawn from the catalogue were not thinned
+            nothing &= label > 0 if name == SHOWN else ~(label > 0)  # rows drawn from the catalogue were not thinned
         times = torch.where(nothing, 1.0 / batch.keep_negatives, 1.0)
         weights = targets.weights.clone()
         for row, head in enumerate(self.heads):

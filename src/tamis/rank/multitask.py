@@ -223,7 +223,7 @@ class Multitask:
 
     def teach(self, inputs: Inputs, samples: Samples) -> Lesson:
         """What the served net says of every row, one request after the other; of binary heads that it could learn."""
-        p = {head: np.empty(len(samples.item)) for head in self.facts.heads if head != PLAY}
+        p = {head: np.empty(len(samples.item)) for head in self.facts.heads if head not in AMOUNTS}
         for request in np.flatnonzero(np.diff(samples.first)):
             logits = self._run(inputs.batch(samples, np.array([request])))
             for head, out in p.items():

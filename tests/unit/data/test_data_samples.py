@@ -60,7 +60,9 @@ def label_of(samples: Samples, name: str) -> dict[int, float]:
 def test_thinning_takes_only_rows_without_a_label_and_keeps_the_rest_in_order(seed: int, keep: float) -> None:
     random = np.random.default_rng(seed)
     rows = [shown(u, i, 10.0 * t, request=t, position=i) for t in range(6) for u in [t % 3] for i in range(t)]
-    acts = [did(Action.CLICK, u, i, t + 1, request=q) for u, i, _, _, t, q, _ in rows if random.random() < 0.3 or not u + i]
+    acts = [
+        did(Action.CLICK, u, i, t + 1, request=q) for u, i, _, _, t, q, _ in rows if random.random() < 0.3 or not u + i
+    ]
     pages = requests(*((t, t % 3, 10.0 * t, "feed") for t in range(6)))
     whole = build_samples(log(events(*rows, *acts), pages), -np.inf, np.inf, SampleConfig(labels=("click",)))
     few = thinned(whole, keep)
