@@ -36,6 +36,7 @@ from tamis.filters.seen import Seen, SeenConfig
 from tamis.funnel import Funnel, Stage
 from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig
 from tamis.rank.fuse import Fuse, FuseConfig
+from tamis.rank.light import LightRank, LightRankConfig
 from tamis.rank.multitask import Multitask, MultitaskConfig
 from tamis.rank.rating import Rating, RatingConfig
 from tamis.recall.bpr import BPR, BPRConfig
@@ -93,6 +94,7 @@ AnyStep = (
     | ThreeTowerConfig
     | MultitaskConfig
     | RatingConfig
+    | LightRankConfig
     | FuseConfig
     | ScatterConfig
     | MmrConfig
@@ -127,6 +129,7 @@ PARTS: Final[Mapping[type[StepConfig], Any]] = {
     ThreeTowerConfig: ThreeTower,
     MultitaskConfig: Multitask,
     RatingConfig: Rating,
+    LightRankConfig: LightRank,
     FuseConfig: Fuse,
     ScatterConfig: Scatter,
     MmrConfig: Mmr,
@@ -142,6 +145,7 @@ class StageConfig(Config, frozen=True):
     parallel: bool = False  # run neighbouring sources in threads; pays only for remote ones
     quotas: dict[Name, AtLeastZero] = {}  # source → its share of the limit; all sources or none, {} = they take turns
     source_budget_ms: dict[Name, AboveZero] = {}  # source → when it is late, from the stage's begin; parallel only
+    fallback: str = ""  # a scorer of an optional stage that runs only after an outage, in place of the rest; "" = none
     steps: dict[Name, AnyStep] = {}  # name → step; the name is used in traces, reports and patches
 
 
@@ -216,6 +220,8 @@ class ProjectConfig(Config, frozen=True):
             *_unknown_heads(self),
             *_sources_amiss(self.funnel),
             *_not_before(self.funnel),
+            *_fallbacks_amiss(self.funnel),
+            *_untaught(self.funnel),
         ):
             raise ValueError(problem)
 
@@ -271,12 +277,40 @@ def _unknown_heads(config: ProjectConfig) -> Iterator[str]:
             if isinstance(step, FuseConfig):
                 unknown = [head for head in step.reads if not {f"p_{head}", head} & table and head not in catalog]
                 if unknown:
-                    section = "weights" if step.formula != "conversion_product" else "exponents"
                     yield (
-                        f"funnel.{stage_name}.steps.{name}.{section}: {step.formula} reads heads {unknown}, which no "
-                        f"step before it predicts; there are {sorted(table)} and {sorted(catalog)} of the catalogue"
+                        f"funnel.{stage_name}.steps.{name}.{step.section}: {step.formula} reads heads {unknown}, which "
+                        f"no step before it predicts; there are {sorted(table)} and {sorted(catalog)} of the catalogue"
                     )
-            table.update(getattr(step, "columns", ()))
+            if name != stage.fallback:
+                table.update(getattr(step, "columns", ()))
+
+
+def _untaught(config: FunnelConfig) -> Iterator[str]:
+    """Steps that are to learn from a ranker where there is none."""
+    steps = [
+        (f"funnel.{stage}.steps.{name}", step)
+        for stage, own in stages_of(config).items()
+        for name, step in own.steps.items()
+    ]
+    if not any(hasattr(part_of(step), "teach") for _, step in steps):
+        for where, step in steps:
+            if getattr(step, "distill", 0.0):
+                yield f"{where}.distill: there is no ranker to learn from; wanted a step of kind multitask"
+
+
+def _fallbacks_amiss(config: FunnelConfig) -> Iterator[str]:
+    """Fallbacks that are no scorer of their stage, read what an outage takes away, or would never run."""
+    for stage_name, stage in stages_of(config).items():
+        where, step = f"funnel.{stage_name}.fallback", stage.steps.get(stage.fallback)
+        if not stage.fallback:
+            continue
+        if step is None or not hasattr(part_of(step), "score") or isinstance(step, FuseConfig):
+            scorers = [name for name, each in stage.steps.items() if hasattr(part_of(each), "score")]
+            yield f"{where} is {stage.fallback!r}: wanted one of the scorers {scorers} that reads no other's columns"
+        elif not stage.optional:
+            yield f"{where} wants optional = true: an outage of another stage is an error and nothing falls back"
+        elif len(stage.steps) == 1:
+            yield f"{where}: {stage.fallback!r} is the only step; wanted one that it stands in for"
 
 
 def stages_of(config: FunnelConfig) -> dict[str, StageConfig]:

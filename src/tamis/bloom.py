@@ -134,7 +134,7 @@ class Generations:
 
 @njit(cache=True, nogil=True)
 def _mix_kernel(key: Any) -> Any:
-    """`_mix` of one key."""
+    """`mixed` of one key."""
     mixed = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
@@ -221,23 +221,23 @@ def _keys(values: NDArray[Any], name: str) -> NDArray[np.uint64]:
 
 def _hashes(keys: NDArray[np.uint64]) -> _Hashes:
     """(h1, h2) of each key; h2 is odd, so that no step stands still."""
-    first = _mix(keys)
-    return first, _mix(first ^ np.uint64(_GOLDEN)) | np.uint64(1)
+    first = mixed(keys)
+    return first, mixed(first ^ np.uint64(_GOLDEN)) | np.uint64(1)
 
 
 def _mix_one(key: int) -> int:
-    """`_mix` of a single key as a plain integer."""
+    """`mixed` of a single key as a plain integer."""
     mixed = ((key ^ key >> 30) * 0xBF58476D1CE4E5B9) & _ALL
     mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & _ALL
     return mixed ^ mixed >> 31
 
 
-def _mix(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finalizer of splitmix64: every input bit changes every output bit."""
-    mixed = keys >> np.uint64(30)
-    mixed ^= keys
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(27)
-    mixed *= np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return mixed
+    out = keys >> np.uint64(30)
+    out ^= keys
+    out *= np.uint64(0xBF58476D1CE4E5B9)
+    out ^= out >> np.uint64(27)
+    out *= np.uint64(0x94D049BB133111EB)
+    out ^= out >> np.uint64(31)
+    return out

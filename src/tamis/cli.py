@@ -176,6 +176,23 @@ def evaluate(
     out.print(views.report(report))
 
 
+@app.command("tune")
+def tune_(
+    folder: Folder,
+    trials: Annotated[int, typer.Option(min=1, max=10_000, help="Sets of weights to try.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of what is drawn.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Search better weights for the fusion on the validation days, print them to paste; changes nothing.
+
+    Example: tamis tune my-feed --trials 200
+    """
+    project = open_project(folder)
+    with bars(as_json) as progress:
+        tuned = project.tune(trials, seed, progress)
+    show(tuned, as_json, views.tuned)
+
+
 @app.command()
 def recommend(
     folder: Folder,

@@ -18,6 +18,7 @@ AtLeastOne = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 AboveZero = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+ShareAboveZero = Annotated[float, Meta(gt=0, le=1)]  # so that something is taken
 ShareBelowOne = Annotated[float, Meta(ge=0, lt=1)]  # so that something is left
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$")]  # of what becomes a folder, a column or part of a path
 

@@ -6,8 +6,9 @@
 
 Outages and broken promises are different things. A source that fails or is late only thins the funnel. A scorer,
 filter or selector that fails is skipped, and with it the rest of its stage, when the stage is optional; otherwise it
-raises. A step that breaks its promise (wrong length, duplicate or foreign rows) always raises StepError. All of it
-shows in the trace.
+raises. Such a stage may name one of its scorers as the fallback, which runs only then, on the rows that are left. A
+step that breaks its promise (wrong length, duplicate or foreign rows) always raises StepError. All of it shows in the
+trace.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ class Stage:
     limit: most rows that leave; 0 = the query's size.
     budget_ms: a source that has not begun by then, or in threads is not done, is dropped (0 = none).
     optional: after an outage rows pass through the rest of the stage unchanged.
+    fallback: a scorer of the stage that runs only after such an outage, in place of the rest; "" = none.
     parallel: run neighbouring sources in threads, which pays only when they wait for something (a remote store); array
     kernels are faster one after the other.
     quotas: source → places it gets of the limit, see merge; {} = the sources take turns.
@@ -51,6 +53,12 @@ class Stage:
     parallel: bool = False
     quotas: Mapping[str, int] = field(default_factory=dict)
     source_budget_ms: Mapping[str, float] = field(default_factory=dict)
+    fallback: str = ""
+
+    @property
+    def main(self) -> dict[str, Step]:
+        """The steps without the fallback."""
+        return {name: step for name, step in self.steps.items() if name != self.fallback}
 
     def budget_of(self, step: str) -> float:
         """Milliseconds from the stage's begin until a source is late; 0 = never."""
@@ -70,6 +78,9 @@ class Funnel:
             raise StepError(f"{len(self.channels)} sources; a funnel takes at most {MOST_SOURCES}")
         if len(set(self.channels)) != len(self.channels):
             raise StepError(f"two sources share a name: {sorted(self.channels)}")
+        for stage in self.stages:
+            if stage.fallback and self._kinds.get((stage.name, stage.fallback)) != "scorer":
+                raise StepError(f"{stage.name}: the fallback {stage.fallback!r} is no scorer of it")
         self._pool: Final = ThreadPoolExecutor(16, "source") if any(s.parallel for s in stages) else None
 
     def run(
@@ -107,7 +118,7 @@ class _Run:
         began = perf_counter()
         ordered, broken = False, ""
         pending = self._submit(stage)
-        for name, step in stage.steps.items():
+        for name, step in stage.main.items():
             kind = self.funnel._kinds[stage.name, name]
             start = perf_counter()
             if kind != "source":
@@ -137,15 +148,30 @@ class _Run:
             took = (perf_counter() - start) * 1000
             self.trace.append(StepTrace(stage.name, name, kind, before, rows, took, status, error, self.relaxed))
         self._unite()
-        self._cut(stage, ordered)
+        self._cut(stage, not self._fell_back(stage, broken) and ordered)
         for future in pending.values():
             future.cancel()
+
+    def _fell_back(self, stage: Stage, broken: str) -> bool:
+        """Runs the fallback, if a step broke, on the rows that are left. → whether it scored them."""
+        if not (broken and stage.fallback):
+            return False
+        start, before, status, error = perf_counter(), len(self.items), "ok", ""
+        try:
+            self._apply(stage.fallback, stage.steps[stage.fallback], "scorer", None, None)
+        except StepError:
+            raise
+        except Exception as outage:
+            status, error = "skipped", f"{type(outage).__name__}: {outage}"
+        took = (perf_counter() - start) * 1000
+        self.trace.append(StepTrace(stage.name, stage.fallback, "scorer", before, before, took, status, error))
+        return status == "ok"
 
     def _submit(self, stage: Stage) -> dict[str, "Future[Candidates]"]:
         if not stage.parallel or self.funnel._pool is None:
             return {}
         kinds, pool = self.funnel._kinds, self.funnel._pool
-        sources = {name: step for name, step in stage.steps.items() if kinds[stage.name, name] == "source"}
+        sources = {name: step for name, step in stage.main.items() if kinds[stage.name, name] == "source"}
         return {name: pool.submit(step.recall, self.query) for name, step in sources.items()}  # type: ignore[union-attr]
 
     def _apply(self, name: str, step: Any, kind: str, pending: "Future[Candidates] | None", left: float | None) -> int:

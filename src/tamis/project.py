@@ -27,6 +27,7 @@ from tamis.data.write import ImportReport, import_tables
 from tamis.errors import ConfigError
 from tamis.evaluate.offline import Oracle, evaluate
 from tamis.evaluate.report import Report
+from tamis.evaluate.tune import Tuned, tune
 from tamis.serving.engine import Engine
 from tamis.serving.opening import catch_up, open_state
 from tamis.serving.wire import RecommendReply, RecommendRequest
@@ -93,6 +94,11 @@ class Project:
         dataset = Dataset.open(self.data)
         model = self.model
         return evaluate(model, dataset, by_time(dataset, self.config.split), progress, self.oracle)
+
+    def tune(self, trials: int = 100, seed: int = 7, progress: Progress = silent) -> Tuned:
+        """Better numbers for the fusion of the published bundle, searched on the validation days; changes nothing."""
+        dataset = Dataset.open(self.data)
+        return tune(self.model, dataset, by_time(dataset, self.config.split), trials, seed, progress)
 
     def recommend(self, user: str, size: int = 20, explain: bool = False) -> Answer:
         """One page for a user, from the published bundle and the state that the server uses too."""

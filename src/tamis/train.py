@@ -8,7 +8,7 @@ users and items never change; items that a kept part has never seen are to it wh
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,17 +30,19 @@ from tamis.artifact import (
     replace_durably,
     report_file,
 )
-from tamis.assemble import ProjectConfig, TrainConfig, artifact_name, load_model, part_of, save_model, stages_of
+from tamis.assemble import ProjectConfig, TrainConfig, artifact_name, load_model, part_of, save_model
 from tamis.config import StepConfig, digest
 from tamis.data.dataset import MANIFEST, Dataset
+from tamis.data.samples import Samples
 from tamis.data.split import by_time
 from tamis.errors import ArtifactError, DataError
 from tamis.evaluate.offline import evaluate
 from tamis.evaluate.report import Report
 from tamis.features.coverage import seldom
 from tamis.features.inputs import Inputs, Journal, no_part
+from tamis.features.lesson import Lesson
 from tamis.features.prepare import Moment, prepare
-from tamis.lineage import Before, Kept, earlier_bundle, kept_parts
+from tamis.lineage import Before, Kept, earlier_bundle, kept_parts, steps_of
 from tamis.types import Progress, silent
 
 log = structlog.get_logger("tamis.train")
@@ -175,31 +177,45 @@ def fit_parts(
     clock: "Clock",
     before: tuple[Kept | None, Before | None] = (None, None),
 ) -> None:
-    """Fits and saves each part, in the order of the funnel; those that are kept are copied."""
+    """Fits and saves each part, in the order of `fitting_order`; those that are kept are copied."""
     kept, earlier = before
-    for stage, stage_config in stages_of(config.funnel).items():
-        finished: dict[str, StepConfig] = {}
-        for name, step in stage_config.steps.items():
-            artifact = artifact_name(stage, name)
-            if writer.run and artifact in writer.run.done:
-                finished[name] = step
-                continue
-            if kept and artifact in kept.parts:
-                shutil.copytree(kept.bundle.folder(artifact), writer.folder(artifact), dirs_exist_ok=True)
-                finished[name] = step
-                continue
-            inputs.progress(f"{stage}.{name}", 0, 1)
-            at_hand = partial(_part, stage, writer.path, dict(finished))
-            journal = Journal(writer.checkpoint(artifact), config.train.checkpoint_minutes * 60, config.train.log_steps)
-            last = earlier.of(artifact) if earlier else None
-            own = replace(inputs, earlier=last, journal=journal, part=at_hand)
-            part = part_of(step).fit(step, own, config.train.seed)
-            part.save(writer.folder(artifact))
-            writer.done(artifact)
-            finished[name] = step
-            clock.lap(f"{stage}.{name}")
-            log.info("part fitted", part=f"{stage}.{name}", seconds=round(clock.seconds[f"{stage}.{name}"], 2))
-            inputs.progress(f"{stage}.{name}", 1, 1)
+    finished: dict[str, dict[str, StepConfig]] = {}
+    for artifact, step in fitting_order(config).items():
+        stage, _, name = artifact.partition(".")
+        beside = finished.setdefault(stage, {})
+        if writer.run and artifact in writer.run.done:
+            beside[name] = step
+            continue
+        if kept and artifact in kept.parts:
+            shutil.copytree(kept.bundle.folder(artifact), writer.folder(artifact), dirs_exist_ok=True)
+            beside[name] = step
+            continue
+        inputs.progress(artifact, 0, 1)
+        at_hand = partial(_part, stage, writer.path, dict(beside))
+        journal = Journal(writer.checkpoint(artifact), config.train.checkpoint_minutes * 60, config.train.log_steps)
+        last = earlier.of(artifact) if earlier else None
+        teacher = _teacher(config, writer) if getattr(step, "distill", 0.0) else None
+        own = replace(inputs, earlier=last, journal=journal, part=at_hand, teacher=teacher)
+        part = part_of(step).fit(step, own, config.train.seed)
+        part.save(writer.folder(artifact))
+        writer.done(artifact)
+        beside[name] = step
+        clock.lap(artifact)
+        log.info("part fitted", part=artifact, seconds=round(clock.seconds[artifact], 2))
+        inputs.progress(artifact, 1, 1)
+
+
+def fitting_order(config: ProjectConfig) -> dict[str, StepConfig]:
+    """Artifact name → settings of each step: in the order of the funnel, those that learn from another at the end."""
+    steps = steps_of(config)
+    return dict(sorted(steps.items(), key=lambda item: bool(getattr(item[1], "distill", 0.0))))
+
+
+def _teacher(config: ProjectConfig, writer: BundleWriter) -> Callable[[Inputs, Samples], Lesson]:
+    """The ranker of the bundle that is being written, fitted just now or kept."""
+    artifact, step = next((name, step) for name, step in steps_of(config).items() if hasattr(part_of(step), "teach"))
+    teach: Callable[[Inputs, Samples], Lesson] = part_of(step).load(step, writer.path / artifact).teach
+    return teach
 
 
 def _part(stage: str, bundle: Path, finished: Mapping[str, StepConfig], name: str) -> Any:

@@ -6,20 +6,24 @@ Words that come from data (ids, reasons, errors) are escaped: "[b]" is an id, an
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tamis.data.write import ImportReport
 from tamis.errors import ConfigError
-from tamis.evaluate.report import Report
+from tamis.evaluate.report import Curve, Report
+from tamis.evaluate.tune import Tuned
 from tamis.project import Answer
 from tamis.serving.load import LoadReport
 from tamis.train import Trained
 from tamis.update import Updated
+
+_BARS: Final = " ▁▂▃▄▅▆▇█"
 
 
 def grid(title: str, rows: dict[str, dict[str, float]], digits: int = 4) -> Table:
@@ -45,7 +49,24 @@ def number(value: float | None, digits: int = 4) -> str:
 def report(report: Report) -> RenderableType:
     """The whole report of an evaluation."""
     head = f"{report.users:,} users and {report.requests:,} requests of the held-out days, bundle {report.bundle}"
-    return Group(head, *(part for title, rows in report.tables() if rows for part in ("", grid(title, rows))))
+    parts = [part for title, rows in report.tables() if rows for part in ("", grid(title, rows))]
+    return Group(head, *parts, *(("", reliability(report.reliability)) if report.reliability else ()))
+
+
+def reliability(curves: dict[str, Curve]) -> RenderableType:
+    """Two lines per head: what was predicted and what happened, bin by bin, as numbers and as bars of one scale."""
+    most = max((len(curve.rows) for curve in curves.values()), default=0)
+    title = "Reliability by tenths of predictions"
+    table = Table("", *map(str, range(1, most + 1)), "", title=title, title_justify="left", box=None, pad_edge=False)
+    for column in table.columns[1:-1]:
+        column.justify = "right"
+    for head, curve in curves.items():
+        top = max(*curve.predicted, *curve.observed)
+        for name, rates in ((f"{head} predicted", curve.predicted), ("observed", curve.observed)):
+            blank = [""] * (most - len(rates))
+            bars = "".join(_BARS[round(rate / top * (len(_BARS) - 1))] for rate in rates)
+            table.add_row(escape(name), *(number(rate) for rate in rates), *blank, bars)
+    return table
 
 
 def trained(trained: Trained) -> RenderableType:
@@ -59,6 +80,18 @@ def updated(updated: Updated) -> RenderableType:
     """What an increment learnt from, and that it is served now."""
     learnt = f"{', '.join(updated.parts)} learnt from {updated.events:,} events in {updated.seconds:.1f} s"
     return f"{learnt}\nbundle {updated.bundle.name}: published"
+
+
+def tuned(tuned: Tuned) -> RenderableType:
+    """The best numbers as a line to paste, and what they are worth on users that the search did not see."""
+    rows = {"as configured": {"ndcg@10": tuned.before}, "best of the search": {"ndcg@10": tuned.after}}
+    title = f"{tuned.judged:,} users of the validation days that the search did not see, bundle {tuned.bundle}"
+    worth = f"difference {tuned.difference:+.4f}, 95 % interval {tuned.low:+.4f} … {tuned.high:+.4f}"
+    sure = "" if tuned.low > 0 else "; it may be chance"
+    searched = f"{tuned.trials:,} trials on {tuned.searched:,} other users"
+    stage = tuned.step.partition(".")[0]
+    paste = Text(f"[funnel.{stage}.steps]\n{tuned.toml}", no_wrap=True, overflow="ignore")  # one line, to be pasted
+    return Group(grid(title, rows), f"{worth}{sure} ({searched})", "", paste)
 
 
 def imported(report: ImportReport) -> RenderableType:

@@ -45,6 +45,10 @@ def patched(path: str, value: Any) -> dict[str, Any]:
         ("funnel.prerank.quotas", {"three_tower": 5}),
         ("funnel.recall.source_budget_ms", {"itemcf": 5.0}),
         ("funnel.recall.source_budget_ms", {"unseen": 5.0}),
+        ("funnel.rank.fallback", "nobody"),
+        ("funnel.rank.fallback", "fuse"),
+        ("funnel.recall.fallback", "seen"),
+        ("funnel.prerank.fallback", "three_tower"),
         ("evaluate.positive", ["stare"]),
         ("evaluate.positive", []),
         ("evaluate.most_users", 0),
@@ -120,6 +124,22 @@ def test_a_step_that_could_not_be_a_folder_is_refused(name: str) -> None:
 def test_two_sources_of_one_name_are_refused_before_anything_is_trained() -> None:
     with pytest.raises(ConfigError, match=r"funnel\.prerank\.steps\.popular: another source"):
         convert(patched("funnel.prerank.steps.popular", {"kind": "popular"}), ProjectConfig)
+
+
+def test_a_fallback_is_a_scorer_of_an_optional_stage_whose_columns_no_fusion_may_read() -> None:
+    config = convert(DEMO, ProjectConfig)
+    light = {"funnel.rank.steps.light": {"kind": "light_rank"}, "funnel.rank.fallback": "light"}
+    assert override(config, light).funnel.rank.fallback == "light"
+    with pytest.raises(ConfigError, match=r"funnel\.rank\.fallback wants optional = true"):
+        override(config, {**light, "funnel.rank.optional": False})
+    tree = patched("funnel.rank.fallback", "light")
+    fuse = {"kind": "fuse", "formula": "expression", "expression": "light_click"}
+    steps = {"light": {"kind": "light_rank"}, "heads": {"kind": "multitask"}, "fuse": fuse}
+    tree["funnel"]["rank"] = {**tree["funnel"]["rank"], "steps": steps}
+    with pytest.raises(ConfigError, match="light_click"):
+        convert(tree, ProjectConfig)
+    del tree["funnel"]["rank"]["fallback"]
+    assert convert(tree, ProjectConfig).funnel.rank.steps["fuse"].reads == ("light_click",)
 
 
 def test_quotas_of_every_source_and_budgets_in_threads_are_fine_and_one_key_is_a_patch() -> None:

@@ -140,6 +140,18 @@ def test_an_import_into_a_served_project_reaches_its_state(feed: Path, tiny: Any
     assert Dataset.open(folder / "data").manifest.imports == 2
 
 
+def test_tune_prints_numbers_to_paste_and_changes_nothing(feed: Path) -> None:
+    pytest.importorskip("optuna", reason="the extra `tune` is not installed")
+    before = (feed / "tamis.toml").read_text(), sorted(file.name for file in (feed / "bundles").iterdir())
+    shown = good("tune", feed, "--trials", "2")
+    assert '[funnel.rank.steps]\nfuse = { kind = "fuse", ' in shown
+    assert "95 % interval" in shown
+    found = json.loads(good("tune", feed, "--trials", "2", "--json"))
+    assert found["toml"] in shown.splitlines()  # however long: an inline table is one line
+    assert run("tune", feed, "--trials", "0").exit_code == 2
+    assert ((feed / "tamis.toml").read_text(), sorted(file.name for file in (feed / "bundles").iterdir())) == before
+
+
 def test_train_publishes_and_prints_what_it_did(feed: Path) -> None:
     shown = good("train", feed, "--only", "popular", "--only", "itemcf", "--since", "2020-01-01")
     assert "published" in shown

@@ -164,6 +164,43 @@ def test_an_optional_stage_passes_rows_through_on_an_outage() -> None:
     assert page.trace[1].status == "skipped"
 
 
+def ranked(*steps: tuple[str, object]) -> list:
+    """A funnel of three candidates and an optional stage that falls back on its step "light"."""
+    recall = Stage("recall", {"a": Give((7, 8, 9))}, 10)
+    stage = Stage("rank", dict(steps), 2, optional=True, fallback="light")
+    return [recall, stage]
+
+
+def test_a_fallback_scores_the_rows_only_after_an_outage() -> None:
+    light = ("light", ById({7: 1.0, 8: 3.0, 9: 2.0}))
+    fine = run(*ranked(light, ("main", ById({7: 3.0, 8: 1.0, 9: 2.0}))))
+    assert fine.items.ids.tolist() == [7, 9]
+    assert [step.step for step in fine.trace] == ["a", "main"]
+    assert not fine.degraded
+    out = run(*ranked(light, ("main", FailScore()), ("flip", Reverse())))
+    assert out.items.ids.tolist() == [8, 9]
+    assert [(step.step, step.status) for step in out.trace[1:]] == [
+        ("main", "skipped"), ("flip", "skipped"), ("light", "ok")
+    ]  # fmt: skip
+    assert out.degraded
+    late = run(*ranked(("main", ById()), light, ("flip", Reverse()), ("net", FailScore())))
+    assert late.items.ids.tolist() == [8, 9]  # the order of the selector before the outage is gone
+
+
+def test_a_fallback_that_fails_too_leaves_the_rows_as_they_came() -> None:
+    page = run(*ranked(("main", FailScore()), ("light", FailScore())))
+    assert page.items.ids.tolist() == [7, 8]
+    assert page.trace[-1].error == "ConnectionError: net is gone"
+    with pytest.raises(StepError):
+        run(*ranked(("main", FailScore()), ("light", Needs("nothing"))))
+
+
+def test_a_fallback_is_a_scorer_of_its_stage() -> None:
+    for steps in ([("main", ById())], [("main", ById()), ("light", Even())]):
+        with pytest.raises(StepError, match="'light' is no scorer"):
+            Funnel(ranked(*steps))
+
+
 def test_what_follows_a_failed_step_of_an_optional_stage_is_skipped_with_it() -> None:
     steps = {"heads": FailScore(), "fuse": Needs("p_click"), "pick": Reverse()}
     page = run(Stage("recall", {"a": Give((7, 8))}, 10), Stage("rank", steps, 2, optional=True))

@@ -1,5 +1,6 @@
 """Requests with nothing to go by, through the whole trained funnel: a smaller page, never an error."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +13,15 @@ from tamis.assemble import Model, load_model
 from tamis.config import override
 from tamis.data.split import by_time
 from tamis.data.write import import_tables
+from tamis.evaluate.offline import evaluate
 from tamis.evaluate.queries import Past
 from tamis.funnel import Funnel
 from tamis.serving.engine import Engine
 from tamis.serving.wire import RecommendRequest
 from tamis.state.memory import Memory
 from tamis.state.protocol import Event
-from tamis.train import train
-from tamis.types import Candidates, Exact, Features, History, Page, Query
+from tamis.train import Choice, train
+from tamis.types import Candidates, Columns, Exact, Features, History, Page, Query
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +122,33 @@ def test_a_catalogue_of_one_item_is_trained_on_judged_and_served(tiny, tmp_path:
     engine = Engine(model, Memory(model.config.state), clock=lambda: model.trained_to + 60.0)
     for user in ("somebody new", tiny.dataset.user_ids.external(0)):
         assert [item.item_id for item in engine.recommend(RecommendRequest(user_id=user, size=20)).items] == [name]
+
+
+def test_a_trained_light_rank_stands_in_for_a_net_that_is_out(tiny, model: Model, tmp_path: Path) -> None:
+    light = {"funnel.rank.steps.light": {"kind": "light_rank", "epochs": 2}, "funnel.rank.fallback": "light"}
+    config = override(model.config, {**light, "evaluate.most_users": 5, "evaluate.most_requests": 5})
+    shutil.copytree(tiny.project.bundles, tmp_path / "bundles", symlinks=True)
+    trained = train(config, tiny.project.data, tmp_path / "bundles", choice=Choice(only=("light",)))
+    assert "click" in trained.report.heads  # of the net: what stands in is not judged
+    model = load_model(trained.bundle)
+    split = by_time(tiny.dataset, config.split)
+    query = Past.of(model, tiny.dataset, split.test_until).query(7, split.test_since, 20)
+    stages = list(model.funnel.stages)
+    usual = Funnel(stages).run(query)
+    assert "light" not in [step.step for step in usual.trace]
+    broken = replace(stages[2], steps={**stages[2].steps, "heads": Out()})
+    page = Funnel([*stages[:2], broken, *stages[3:]]).run(query)
+    assert page.degraded
+    assert [step.step for step in page.trace if step.status == "ok"][-2:] == ["light", "diverse"]
+    np.testing.assert_array_equal(page.items.columns["light_click"], page.items.columns["score"])
+    assert len(page.items) == 20
+    alone = {"funnel.rank.fallback": "", "funnel.rank.steps": {"light": {"kind": "light_rank", "epochs": 2}}}
+    judged = evaluate(load_model(trained.bundle, override(config, alone)), tiny.dataset, split)
+    assert 0 < judged.heads["click"]["predicted"] < 1  # as the only ranker it is judged as one
+
+
+class Out:
+    """A net that is not there."""
+
+    def score(self, query: Query, items: Candidates) -> Columns:
+        raise OSError("net is gone")

@@ -11,6 +11,8 @@ from rich.console import Console
 from tamis import views
 from tamis.data.write import ImportReport
 from tamis.errors import ConfigError
+from tamis.evaluate.report import Curve
+from tamis.evaluate.tune import Tuned
 from tamis.project import Answer
 from tamis.serving.load import LoadReport
 from tamis.serving.wire import RecommendReply, ScoredItem, Step
@@ -74,6 +76,32 @@ def test_training_and_report_are_shown_whole(tiny: Any) -> None:
     shown = "\n".join(text(views.trained(tiny.trained)))
     assert f"bundle {tiny.trained.bundle.name}: published" in shown
     assert "rank.heads" in shown
+
+
+def test_what_a_search_found_is_shown_with_a_line_to_paste() -> None:
+    numbers = {"weights": {"like": 2.5}}
+    line = 'fuse = { kind = "fuse", weights = { like = 2.5 } }'
+    found = Tuned(
+        bundle="b", step="rank.fuse", trials=100, searched=20, judged=21, before=0.1, after=0.12, difference=0.02,
+        low=-0.01, high=0.05, numbers=numbers, toml=line,
+    )  # fmt: skip
+    lines = text(views.tuned(found))
+    assert lines[-2:] == ["[funnel.rank.steps]", line]
+    assert (
+        "difference +0.0200, 95 % interval -0.0100 … +0.0500; it may be chance (100 trials on 20 other users)" in lines
+    )
+    assert "chance" not in "".join(text(views.tuned(msgspec.structs.replace(found, low=0.01))))
+
+
+def test_reliability_is_two_lines_per_head_on_one_scale() -> None:
+    curves = {
+        "click": Curve(rows=(5, 5, 5), predicted=(0.0, 0.2, 0.4), observed=(0.1, 0.2, 0.8)),
+        "like": Curve(rows=(15,), predicted=(0.01,), observed=(0.02,)),
+    }
+    lines = [line.split() for line in text(views.reliability(curves))[2:]]
+    assert lines[0] == ["click", "predicted", "0.0000", "0.2000", "0.4000", "▂▄"]
+    assert lines[1] == ["observed", "0.1000", "0.2000", "0.8000", "▁▂█"]
+    assert lines[2:] == [["like", "predicted", "0.0100", "▄"], ["observed", "0.0200", "█"]]
 
 
 def test_lines_of_a_file_are_its_ids(tmp_path: Path) -> None:

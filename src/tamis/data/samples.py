@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tamis.config import AtLeastZero, Config, NotNegative
+from tamis.bloom import mixed
+from tamis.config import AtLeastZero, Config, NotNegative, ShareAboveZero
 from tamis.data.attribution import (
     Rows,
     attribute,
@@ -35,6 +36,7 @@ class SampleConfig(Config, frozen=True):
     the user's latest impression of that item if it is not older than this.
     positives, negatives, popularity_power: for logs without impressions. Each of these actions is a request of that
     item and of `negatives` items drawn in proportion to (events + 1) ** popularity_power.
+    keep_negatives: share of the training rows without any label that nets learn from, see `thinned`; 1 = all.
     """
 
     labels: tuple[str, ...] = ()
@@ -42,6 +44,7 @@ class SampleConfig(Config, frozen=True):
     positives: tuple[str, ...] = ("click",)
     negatives: AtLeastZero = 4
     popularity_power: NotNegative = 0.75
+    keep_negatives: ShareAboveZero = 1.0
 
     def __post_init__(self) -> None:
         for name in (*self.labels, *self.positives):
@@ -132,7 +135,11 @@ class Samples:
     labels: Mapping[str, NDArray[np.float32]]  # action name → [n]: 0/1, "play": seconds, "rate": stars; what occurs
     timeline: Timeline
     log_odds: NDArray[np.float32] | None = None  # [n] added by how negatives were drawn; None = rows are as they were
-    before: tuple[NDArray[np.int32], NDArray[np.int32]] = _NOBODY  # user, item of the rows that `since` took away
+    before: tuple[NDArray[np.int32], NDArray[np.int32]] = _NOBODY  # user, item of rows that were taken away
+    keep_negatives: float = 1.0  # share α of the negatives that is still there, see `thinned`
+    spared: NDArray[np.bool_] | None = (
+        None  # [n] True: of the 1 − α, there for its positive labels alone; None = α is 1
+    )
 
     def __len__(self) -> int:
         return len(self.user)
@@ -154,8 +161,40 @@ class Samples:
             position=self.position[row:],
             labels={name: label[row:] for name, label in self.labels.items()},
             log_odds=None if self.log_odds is None else self.log_odds[row:],
+            spared=None if self.spared is None else self.spared[row:],
             before=(np.append(self.before[0], owner), np.append(self.before[1], self.item[:row])),
         )
+
+
+def thinned(samples: Samples, keep: float) -> Samples:
+    """The samples with a share `keep` of their negatives: fewer rows to learn from, nearly all that they teach.
+
+    A hash of user, item and time draws that share of all rows, the same ones in every training. Rows without any label
+    above 0 that are not drawn go away; their pairs are known on (`before`). Rows with one stay, but those that are not
+    drawn are marked (`spared`): where a head is 0 there it must not learn, or it would see too many negatives of this
+    sort. So each head keeps each of its negatives with the same probability, whatever else the user did with the item.
+    """
+    if keep >= 1 or not len(samples.item):
+        return samples
+    owner = np.repeat(np.arange(len(samples)), np.diff(samples.first))
+    pair = samples.user[owner].astype(np.uint64) << np.uint64(32) | samples.item.astype(np.uint64)
+    draw = mixed(mixed(pair) ^ samples.time[owner].view(np.uint64))
+    spared = (draw >> np.uint64(11)) * 2.0**-53 >= keep
+    stays = ~spared
+    for label in samples.labels.values():
+        stays |= label > 0
+    gone = owner[~stays]
+    return replace(
+        samples,
+        first=np.append(0, np.cumsum(np.bincount(owner[stays], minlength=len(samples)))),
+        item=samples.item[stays],
+        position=samples.position[stays],
+        labels={name: label[stays] for name, label in samples.labels.items()},
+        log_odds=None if samples.log_odds is None else samples.log_odds[stays],
+        before=(np.append(samples.before[0], samples.user[gone]), np.append(samples.before[1], samples.item[~stays])),
+        keep_negatives=keep,
+        spared=spared[stays],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """The heads of the ranker on logged impressions: every number a user of the predictions would ask for."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ from scipy.stats import spearmanr
 from tamis import metrics
 from tamis.data.split import Split
 from tamis.evaluate.queries import Past
-from tamis.evaluate.report import Row, known
+from tamis.evaluate.report import Curve, Row, known
 from tamis.nets.labels import AMOUNTS, PLAY
 from tamis.rank.multitask import Multitask
 from tamis.stages import Scorer
@@ -17,23 +19,32 @@ from tamis.types import Candidates, Progress
 BLOCK = 200  # requests between two calls of progress
 
 
-def judge_heads(past: Past, split: Split, most_requests: int, progress: Progress) -> tuple[dict[str, Row], int]:
-    """(head → numbers, requests used). Only the first scorer of the stage "rank" is judged, on its columns p_<head>.
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What was found: head → numbers, head → its reliability (of probabilities alone), requests that were used."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    reliability: dict[str, Curve] = field(default_factory=dict)
+    requests: int = 0
+
+
+def judge_heads(past: Past, split: Split, most_requests: int, progress: Progress) -> Judged:
+    """The heads of the first scorer of the stage "rank" on logged requests: its columns p_<head> or light_<head>.
 
     Probabilities are those for an impression; a head that is trained on clicked rows only is judged on clicked rows.
     Rows of items that the bundle does not know have no prediction and are left out.
     """
-    steps = [step for stage in past.model.funnel.stages if stage.name == "rank" for step in stage.steps.values()]
+    steps = [step for stage in past.model.funnel.stages if stage.name == "rank" for step in stage.main.values()]
     ranker = next((step for step in steps if isinstance(step, Scorer)), None)
     if ranker is None:
-        return {}, 0
+        return Judged()
     samples = past.samples(split)
     if isinstance(ranker, Multitask):
         samples = ranker.watch.labelled(samples, past.model.catalog)
     there = samples.item < len(past.model.catalog)
     answerable = np.unique(np.repeat(np.arange(len(samples)), np.diff(samples.first))[there])
     if not len(answerable):
-        return {}, 0
+        return Judged()
     rows = np.random.default_rng(past.model.config.train.seed).permutation(answerable)[:most_requests]
     predicted: dict[str, list[Any]] = {}
     labels: dict[str, list[Any]] = {}
@@ -54,32 +65,44 @@ def judge_heads(past: Past, split: Split, most_requests: int, progress: Progress
     truth = {name: np.concatenate(parts) for name, parts in labels.items()}
     scores = {name: np.concatenate(parts) for name, parts in predicted.items()}
     gated = ranker.facts.per_click if isinstance(ranker, Multitask) else ()
-    judged = _judge(truth, scores, np.concatenate(users), gated)
-    return {head: known(row) for head, row in judged.items()}, len(rows)
+    return _judged((truth, scores, np.concatenate(users)), gated, len(rows))
 
 
-def _judge(truth: dict[str, Any], scores: dict[str, Any], users: Any, gated: tuple[str, ...]) -> dict[str, Row]:
-    report: dict[str, Row] = {}
-    for column, score in scores.items():
-        head = column.removeprefix("p_")
-        if head not in truth:
-            continue
-        used = ~np.isnan(truth[head])
-        used &= truth["click"] > 0 if head in gated and "click" in truth else True
-        label, p = truth[head][used], score[used].astype(np.float64)
+def _judged(columns: tuple[dict[str, Any], dict[str, Any], Any], gated: tuple[str, ...], requests: int) -> Judged:
+    """The numbers of all heads. columns: labels, predictions, users."""
+    truth, scores, users = columns
+    out = Judged(requests=requests)
+    for head, (used, label, p) in _judgeable(truth, scores, gated):
         if head in AMOUNTS:
-            report[head] = _amount(label, p, "_seconds" if head == PLAY else "")
+            out.rows[head] = known(_amount(label, p, "_seconds" if head == PLAY else ""))
         elif 0 < label.sum() < len(label):
-            report[head] = {
-                "auc": metrics.auc(label, p),
-                "gauc": metrics.gauc(label, p, users[used]),
-                "log_loss": metrics.log_loss(label, p),
-                "calibration_error": metrics.calibration_error(label, p),
-                "rate": float(label.mean()),
-                "predicted": float(p.mean()),
-                "rows": float(len(label)),
-            }
-    return report
+            out.rows[head] = known(_binary(label, p, users[used]))
+            out.reliability[head] = Curve.of(metrics.reliability(label, p))
+    return out
+
+
+def _judgeable(
+    truth: dict[str, Any], scores: dict[str, Any], gated: tuple[str, ...]
+) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
+    """(head, (rows it is judged on, their labels, their predictions)) of each head that the log has labels for."""
+    for column, score in scores.items():
+        head = column.removeprefix("p_").removeprefix("light_")
+        if head in truth:
+            used = ~np.isnan(truth[head])
+            used &= truth["click"] > 0 if head in gated and "click" in truth else True
+            yield head, (used, truth[head][used], score[used].astype(np.float64))
+
+
+def _binary(label: Any, p: Any, users: Any) -> Row:
+    return {
+        "auc": metrics.auc(label, p),
+        "gauc": metrics.gauc(label, p, users),
+        "log_loss": metrics.log_loss(label, p),
+        "calibration_error": metrics.calibration_error(label, p),
+        "rate": float(label.mean()),
+        "predicted": float(p.mean()),
+        "rows": float(len(label)),
+    }
 
 
 def _amount(truth: Any, predicted: Any, unit: str) -> Row:

@@ -22,6 +22,7 @@ from tamis.assemble import Model
 from tamis.data.dataset import DAY_SECONDS, Dataset
 from tamis.data.split import Split
 from tamis.errors import ConfigError
+from tamis.evaluate.agreement import Agreement
 from tamis.evaluate.heads import judge_heads
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Report, Row, known
@@ -33,6 +34,7 @@ from tamis.types import ACTION_CODE, Candidates, Progress, Query, StepTrace, sil
 
 CUTS = (50, 200, 500)
 PAGE = 20
+AGREED = 100  # users on whom pre-ranking and ranking are compared: the ranker scores all that recall found for them
 Oracle = Callable[[str, list[str], float], NDArray[np.float64]]
 """(user id, item ids, time) → [n] the true probability of the main positive action; only a simulated world has one."""
 
@@ -60,14 +62,10 @@ def evaluate(
     Raises ConfigError when the bundle was trained on some of those days: its numbers would be too good to be true.
     """
     config = model.config
-    if split.test_since < model.trained_to:
-        raise ConfigError(
-            f"split: the held-out days would begin at {_utc(split.test_since)}, but bundle {model.name} was trained on "
-            f"everything before {_utc(model.trained_to)}; train again, or hold out less (split.test_days, test_since)"
-        )
+    check_unseen(model, split)
     past = Past.of(model, dataset, split.test_until)
-    wanted = _relevant(past, split.test_since, config.evaluate.positive)
-    users = _some(sorted(wanted), config.evaluate.most_users, config.train.seed)
+    wanted = relevant_items(past, split.test_since, config.evaluate.positive)
+    users = drawn_users(sorted(wanted), config.evaluate.most_users, config.train.seed)
     pages = _Pages(past, oracle)
     for user in users[:1]:  # kernels compile at their first call; that is no latency of a request
         model.funnel.run(past.query(user, wanted[user][0], PAGE))
@@ -78,30 +76,42 @@ def evaluate(
             progress("evaluate pages", done, len(users))
     progress("evaluate pages", len(users), len(users))
     summary = pages.summary()
-    heads, requests = judge_heads(past, split, config.evaluate.most_requests, progress)
+    heads = judge_heads(past, split, config.evaluate.most_requests, progress)
     return Report(
         bundle=model.name,
         users=len(users),
-        requests=requests,
+        requests=heads.requests,
         test_since=split.test_since,
         test_until=split.test_until,
         channels=_with_index_recall(model, pages.channels.means()),
         stages=pages.stages.means(),
-        heads=heads,
+        heads=heads.rows,
         page=summary.pop("tamis", {"ndcg@10": 0.0}),
         baselines=summary,
         latency=_latency(pages.traces),
         features=model.coverage,
+        reliability=heads.reliability,
     )
 
 
-def _relevant(past: Past, since: float, positive: tuple[str, ...]) -> dict[int, tuple[float, NDArray[np.int64]]]:
+def check_unseen(model: Model, split: Split) -> None:
+    """Raises ConfigError when the bundle was trained on some of the held-out days."""
+    if split.test_since < model.trained_to:
+        raise ConfigError(
+            f"split: the held-out days would begin at {_utc(split.test_since)}, but bundle {model.name} was trained on "
+            f"everything before {_utc(model.trained_to)}; train again, or hold out less (split.test_days, test_since)"
+        )
+
+
+def relevant_items(past: Past, since: float, positive: tuple[str, ...]) -> dict[int, tuple[float, NDArray[np.int64]]]:
     """user → (time of his query, relevant items). Users with nothing new and relevant are left out."""
     events = past.events
     late = events.take(np.flatnonzero(events.time >= since))
     users, at = np.unique(late.user, return_index=True)
     first = dict(zip(users.tolist(), late.time[at].tolist(), strict=True))
     acted = late.take(np.flatnonzero(_acted(late.action, positive)))
+    if not len(acted.user):
+        return {}
     order = np.argsort(acted.user, kind="stable")
     owners, starts = np.unique(acted.user[order], return_index=True)
     out = {}
@@ -116,7 +126,7 @@ def _acted(action: NDArray[np.uint8], positive: tuple[str, ...]) -> NDArray[np.b
     return np.isin(action, [ACTION_CODE[name] for name in positive])
 
 
-def _some(users: list[int], most: int, seed: int) -> list[int]:
+def drawn_users(users: list[int], most: int, seed: int) -> list[int]:
     """At most `most` of the users, drawn by `seed`."""
     if len(users) <= most:
         return users
@@ -135,6 +145,7 @@ class _Pages:
         liked = (events.time < past.model.trained_to) & _acted(events.action, config.positive)
         counts = np.bincount(events.item[liked], minlength=len(catalog))[: len(catalog)]
         self.popular = np.argsort(-counts, kind="stable").astype(np.int64)
+        self.agreement = Agreement.of(past.model.funnel.stages)
         self.new_seconds = config.new_days * DAY_SECONDS
         self.author = np.asarray(catalog.columns["author"][0])
         self.category = np.asarray(catalog.columns["category"][0])
@@ -168,6 +179,8 @@ class _Pages:
             if reachable.any():
                 numbers["survival"] = float(np.isin(relevant[reachable], items.ids).mean())
             self.stages.add(stage, **numbers)
+        if self.agreement and len(self.traces) <= AGREED:
+            self.stages.add("prerank", **self.agreement.numbers(query, kept[recall.name]))
         single = {f"{name} alone": ids[allowed[ids]] for name, ids in found_by.items()}
         rivals = self._others(query, allowed)
         if truth is not None:

@@ -7,6 +7,7 @@ import msgspec
 
 from tamis.config import Config
 from tamis.errors import DataError
+from tamis.metrics import Reliability
 
 Row = dict[str, float]
 
@@ -16,6 +17,26 @@ def known(row: Row) -> Row:
     return {name: value for name, value in row.items() if math.isfinite(value)}
 
 
+class Curve(Config, frozen=True):
+    """Predictions against what happened, in at most ten bins of equally many rows, lowest predictions first. All [b].
+
+    rows: of each bin.   predicted: mean prediction.   observed: share of positives.
+    """
+
+    rows: tuple[int, ...]
+    predicted: tuple[float, ...]
+    observed: tuple[float, ...]
+
+    @staticmethod
+    def of(curve: Reliability) -> "Curve":
+        """The curve of the metrics as plain numbers."""
+        return Curve(
+            rows=tuple(curve.count.tolist()),
+            predicted=tuple(curve.predicted.tolist()),
+            observed=tuple(curve.observed.tolist()),
+        )
+
+
 class Report(Config, frozen=True):
     """What the assembled funnel did on the held-out days. Every number is a mean over users or requests.
 
@@ -23,7 +44,8 @@ class Report(Config, frozen=True):
     would lose without it, its places going to the others; share of the relevant items that only it found, mean rows;
     where it searches vectors, index_recall, the share of the exact answer that its index found when it was built.
     stages: stage → survival (share of the reachable relevant items still there), rows; in a simulated world, the mean
-    true click rate of the best ten items still there.
+    true click rate of the best ten items still there. "prerank" has how it agrees with the ranker on all candidates:
+    overlap@k, kept@50 and rank_correlation, see evaluate.agreement.
     heads: head → auc, gauc, log_loss, calibration_error, rate, rows; for "play": mean absolute error, rank correlation.
     page, baselines: ndcg@10, recall@10, hit@10, coverage, diversity (share of the pairs of a page that differ in
     category), authors (different ones per place), new_share of our page and of others'; in a simulated world the true
@@ -31,6 +53,7 @@ class Report(Config, frozen=True):
     positive actions (`evaluate.positive`) before the bundle's training ended.
     latency: stage or step → p50 and p99 in milliseconds, one request at a time.
     features: feature → coverage and distinct values in the training rows; see features.coverage.
+    reliability: head that predicts probabilities → how far they can be believed.
     """
 
     bundle: str
@@ -45,6 +68,7 @@ class Report(Config, frozen=True):
     baselines: dict[str, Row]
     latency: dict[str, Row]
     features: dict[str, Row] = {}
+    reliability: dict[str, Curve] = {}
 
     def to_json(self) -> bytes:
         """Indented JSON."""

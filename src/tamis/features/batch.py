@@ -16,7 +16,8 @@ class NetBatch:
     """r requests and n candidates; candidate j belongs to request row_of[j]. All dense values are finite.
 
     history_codes: newest first, an absent entry is all 0; an entry that is there never has 0 in column 0.
-    labels: action name → [n] float32, "play" in seconds; empty when serving.   log_odds: see Samples.
+    labels: action name → [n] float32, "play" in seconds; empty when serving.   log_odds,
+    keep_negatives, spared: see Samples.
     """
 
     user_codes: NDArray[np.int32]  # [r, Layout.user_codes]
@@ -28,6 +29,8 @@ class NetBatch:
     row_of: NDArray[np.int64]  # [n] ascending
     labels: Mapping[str, NDArray[np.float32]]
     log_odds: NDArray[np.float32] | None = None  # [n]
+    keep_negatives: float = 1.0
+    spared: NDArray[np.bool_] | None = None  # [n]
 
 
 def net_batch(layout: Layout, query: Query, items: Candidates) -> NetBatch:

@@ -185,7 +185,7 @@ class Encoder:
         static = self._static("item", item_numbers, raw, self.item_code)
         count, layout = len(item_numbers), self.layout
         columns: dict[str, NDArray[Any]] = {"codes": static.codes, "dense": static.dense}
-        columns["dynamic"] = self._item_dynamic(counts, count)
+        columns["dynamic"] = self.item_dynamic(counts, count)
         for name in {"publish_time", *layout.item_ages}:
             columns[name] = numbers(raw.get(name, [None] * count))
         for name in KIND_COLUMNS:
@@ -198,7 +198,7 @@ class Encoder:
         columns["vector"] = vectors(raw.get("vector", [None] * count), self.learnt.vector_width)
         return columns
 
-    def _item_dynamic(self, counts: Counts | None, count: int) -> NDArray[np.float32]:
+    def item_dynamic(self, counts: Counts | None, count: int) -> NDArray[np.float32]:
         """[n, len(Layout.item_dynamic)] statistics of items alone; columns of ages and crosses are left 0."""
         out = np.zeros((count, len(self.layout.item_dynamic)), np.float32)
         if group := self.groups.get(ITEM):

@@ -19,6 +19,7 @@ from tamis.features.earlier import Earlier
 from tamis.features.encode import Encoder, history_codes, with_ages
 from tamis.features.groups import ITEM, Group, key_of
 from tamis.features.layout import Layout
+from tamis.features.lesson import Lesson
 from tamis.features.pairs import Pairs, values_at
 from tamis.features.statistics import Statistics, refresh_time
 from tamis.types import ACTION_CODE, ACTIONS, Catalog, Features, Progress, silent
@@ -69,6 +70,7 @@ class Inputs:
     journal: where the training of the part at hand notes how far it is.
     pairs: group of statistics → its event counts, of those that are not of a user or an item alone.
     part: name of a step that stands before in the same stage → its finished part, for channels made of other channels.
+    teacher: what the ranker of this training says of samples; None for parts that are fitted before it.
     """
 
     encoder: Encoder
@@ -87,6 +89,7 @@ class Inputs:
     journal: Journal = NO_JOURNAL
     pairs: Mapping[str, Pairs] = field(default_factory=dict)
     part: Callable[[str], Any] = no_part
+    teacher: Callable[["Inputs", Samples], Lesson] | None = None
     _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
 
     @property
@@ -153,6 +156,8 @@ class Inputs:
             row_of=row_of,
             labels={name: label[rows] for name, label in samples.labels.items()},
             log_odds=None if samples.log_odds is None else samples.log_odds[rows],
+            keep_negatives=samples.keep_negatives,
+            spared=None if samples.spared is None else samples.spared[rows],
         )
 
 

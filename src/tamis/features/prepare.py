@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tamis.data.dataset import Dataset
 from tamis.data.negatives import there_since
-from tamis.data.samples import Log, Reach, SampleConfig, Timeline, build_samples
+from tamis.data.samples import Log, Reach, SampleConfig, Timeline, build_samples, thinned
 from tamis.features.encode import Encoder
 from tamis.features.fields import numbers
 from tamis.features.groups import ITEM
@@ -73,7 +73,7 @@ def prepare(
         reach = Reach.of(events, users, actions, history, state.timeline_limit)
     published = np.asarray(catalog.columns["publish_time"][0])
     log = Log(events, requests, Timeline.of(events, users, history), published, reach)
-    train = build_samples(log, -np.inf, moment.valid_since, sampling)
+    train = thinned(build_samples(log, -np.inf, moment.valid_since, sampling), sampling.keep_negatives)
     progress("features", 3, 4)
     valid = build_samples(log, moment.valid_since, moment.until, sampling)
     progress("features", 4, 4)

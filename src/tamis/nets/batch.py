@@ -23,6 +23,8 @@ class TensorBatch(NamedTuple):
     row_of: Tensor
     labels: Mapping[str, Tensor]
     log_odds: Tensor | None
+    keep_negatives: float
+    spared: Tensor | None
 
     def as_drawn(self, logits: Tensor) -> Tensor:
         """Logits [heads, n] of these rows, given those [heads, n] of rows with evenly drawn negatives."""
@@ -41,6 +43,8 @@ def tensors(batch: NetBatch) -> TensorBatch:
         tensor(batch.row_of),
         {name: tensor(label) for name, label in batch.labels.items()},
         None if batch.log_odds is None else tensor(batch.log_odds),
+        batch.keep_negatives,
+        None if batch.spared is None else tensor(batch.spared),
     )
 
 

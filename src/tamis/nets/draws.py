@@ -79,7 +79,11 @@ def with_unshown(samples: Samples, since: NDArray[np.float64], count: int, seed:
     if log_odds is not None:
         log_odds = np.zeros(len(new), np.float32)  # even draws need no correction
         log_odds[old] = samples.log_odds
-    return replace(samples, first=first, item=item, position=position, labels=labels, log_odds=log_odds)
+    spared = samples.spared
+    if spared is not None:
+        spared = np.zeros(len(new), np.bool_)
+        spared[old] = samples.spared
+    return replace(samples, first=first, item=item, position=position, labels=labels, log_odds=log_odds, spared=spared)
 
 
 def _unshown(

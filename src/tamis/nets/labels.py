@@ -22,6 +22,7 @@ from tamis.types import WATCH_HEADS
 PLAY: Final = "play"
 SHOWN: Final = "shown"  # 1 for a row that was shown, 0 for one drawn from the catalogue; see draws.with_unshown
 AMOUNTS: Final = (PLAY, "completion", "play_quantile")  # heads of numbers; all others are of probabilities
+TAUGHT: Final = "taught."  # before a head's name: log-odds that a teacher gives its rows
 AFTER_CLICK: Final = ("like", "collect", "share", "comment", "follow")
 GATED_SHARE: Final = 0.99  # of a head's positives that were clicked, from which on the click counts as its gate
 

@@ -40,6 +40,7 @@ from tamis.nets.ple import Ple
 from tamis.nets.position import PLACES, PlaceCodes, PositionTower
 from tamis.nets.sequence import DinAttention, DotAttention, mean_pool
 from tamis.nets.spread import Rows, spread
+from tamis.nets.thinning import Thinning
 from tamis.nets.tower import IdHider
 
 log = structlog.get_logger(__name__)
@@ -189,7 +190,8 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
     samples = inputs.train
     generator = torch.Generator().manual_seed(seed)
     net = MultitaskNet(shape, inputs.layout, heads.heads, _scales(inputs, seed), generator)
-    net.towers.start_at(starts(heads, samples))
+    thinning = Thinning.of(heads.heads, heads.per_click)
+    net.towers.start_at(thinning.starts(starts(heads, samples), samples.keep_negatives))
 
     ids = IdHider(inputs, plan.unknown_share, seed)
     places = None if shape.position == "none" else PlaceCodes(samples, seed)
@@ -201,7 +203,8 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
         made = inputs.batch(samples, requests)
         ids.hide(made.user_codes, made.item_codes)
         whole = tensors(made)
-        return whole, heads.targets(whole.labels), places.of(requests) if places else None
+        targets = thinning.targets(whole, heads.targets(whole.labels))
+        return whole, targets, places.of(requests) if places else None
 
     def batch_loss(made: tuple[TensorBatch, Targets, Tensor | None]) -> Tensor:
         whole, targets, at = made
@@ -209,7 +212,7 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
             logits = net(whole[:6], whole.row_of) + tower(at)
         else:
             logits = net(whole[:6], whole.row_of, None if at is None else at[:, :1])
-        return loss(whole.as_drawn(logits), targets)
+        return loss(thinning.drawn(whole, logits), targets)
 
     def judge() -> float:
         return _score(heads, inputs.valid, predict(net, inputs, inputs.valid))

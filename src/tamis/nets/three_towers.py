@@ -31,10 +31,11 @@ from tamis.nets.draws import with_unshown
 from tamis.nets.embed import Standardize
 from tamis.nets.export import export
 from tamis.nets.heads import HeadPlan, Targets, loss, starts
-from tamis.nets.labels import SHOWN
+from tamis.nets.labels import SHOWN, TAUGHT
 from tamis.nets.layers import linear
 from tamis.nets.loop import Problem, Report, train
 from tamis.nets.spread import Rows, spread
+from tamis.nets.thinning import Thinning
 from tamis.nets.tower import IdHider, Towers, export_towers, numbers_of
 from tamis.nets.tower_plan import LightPlan, without_judge
 
@@ -119,12 +120,14 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
     With `plan.unshown` the last head is "shown": it learns from rows drawn from the catalogue besides, the others from
     the shown ones alone.
     """
-    begin = starts(head_plan(plan), inputs.train)
+    thinning = Thinning.of(plan.heads, plan.per_click)
+    begin = thinning.starts(starts(head_plan(plan), inputs.train), inputs.train.keep_negatives)
     if plan.unshown:
         shown = max(1, len(inputs.train.item))
         share = shown / (shown + plan.unshown * max(1, len(inputs.train)))
         inputs, plan = _with_unshown(inputs, plan, seed), replace(plan, heads=(*plan.heads, SHOWN))
         begin.append(math.log(share / (1 - share)))
+        thinning = Thinning.of(plan.heads, plan.per_click)
     net = ThreeTowers(inputs, plan, seed)
     net.join.start_at(begin)
     ids = IdHider(inputs, plan.training.unknown_share, seed)
@@ -133,12 +136,12 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
         made: NetBatch = inputs.batch(inputs.train, requests)
         ids.hide(made.user_codes, made.item_codes)
         whole = tensors(made)
-        return whole, targets(whole, plan)
+        return whole, taught(whole, thinning.targets(whole, targets(whole, plan)), thinning, plan.distill)
 
     problem = Problem(
         rows=np.diff(inputs.train.first),
         batch=batch,
-        loss=lambda pair: loss(pair[0].as_drawn(net(pair[0]).T), pair[1]),
+        loss=lambda pair: loss(thinning.drawn(pair[0], net(pair[0]).T), pair[1]),
         judge=lambda: _judged(net, inputs, plan),
         name="three towers",
         progress=inputs.progress,
@@ -168,6 +171,21 @@ def targets(batch: TensorBatch, plan: LightPlan) -> Targets:
         return made
     everywhere = torch.tensor([[float(name == SHOWN)] for name in plan.heads])
     return Targets(made.labels, made.weights * torch.maximum(everywhere, batch.labels[SHOWN]))
+
+
+def taught(batch: TensorBatch, targets: Targets, thinning: Thinning, share: float) -> Targets:
+    """Targets that are `share` of what a teacher says and the rest of what happened; heads it does not know stay.
+
+    The teacher speaks of rows as they are, the targets of rows as they were drawn. (Hinton, Vinyals and Dean,
+    "Distilling the knowledge in a neural network", 2015.)
+    """
+    names = [TAUGHT + head for head in thinning.heads]
+    if not share or not batch.labels.keys() & set(names):
+        return targets
+    nothing = torch.zeros(len(batch.row_of))
+    said = torch.sigmoid(thinning.drawn(batch, torch.stack([batch.labels.get(name, nothing) for name in names])))
+    shares = torch.tensor([[share if name in batch.labels else 0.0] for name in names])
+    return Targets(torch.lerp(targets.labels, said, shares), targets.weights)
 
 
 def export_three_towers(net: ThreeTowers, inputs: Inputs, folder: Path) -> None:

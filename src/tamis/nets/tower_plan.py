@@ -99,6 +99,7 @@ class LightPlan:
     heads: names of the labels to predict.   per_click: those of them that are rates per click.
     cross_layers: widths of the cross tower.   join_size: of the layer where the three outputs meet.
     unshown: rows drawn from the catalogue for each request; 0 = none.
+    distill: share of what the teacher says in what a head is to say, where the samples have it (`labels.TAUGHT`).
     judge_requests: validation requests that are scored after each epoch.
     """
 
@@ -109,6 +110,7 @@ class LightPlan:
     cross_layers: tuple[int, ...]
     join_size: int
     unshown: int
+    distill: float = 0.0
     judge_requests: int = 4000
 
     def __post_init__(self) -> None:

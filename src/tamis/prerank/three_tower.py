@@ -19,9 +19,10 @@ import msgspec
 import numpy as np
 import structlog
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from tamis.artifact import load_array, save_arrays
-from tamis.config import Config, ShareBelowOne, StepConfig
+from tamis.config import Config, Share, ShareBelowOne, StepConfig
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import query_dynamic, query_history
 from tamis.features.inputs import Inputs
@@ -29,7 +30,7 @@ from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.item_vectors import FreshVectors, item_vectors
-from tamis.nets.labels import SHOWN, per_click_heads, unlearnable
+from tamis.nets.labels import SHOWN, TAUGHT, per_click_heads, unlearnable
 from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import LightPlan, TowerPlan
@@ -54,6 +55,7 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
     pooling: str = "mean"  # of the history; nothing else can be computed once per request
     unshown: int = 4  # rows drawn from the catalogue for each request, for the head "shown"; 0 = no such head
     shown_power: float = 1.0  # how much the score heeds the head "shown"; 0 = not at all
+    distill: Share = 0.0  # share of what the ranker says in what is learnt, the rest being what happened
     unknown_share: ShareBelowOne = 0.1  # share of rows trained without their id, for users and items that are new
     epochs: int = 3  # most passes over the shown rows
     patience: int = 1  # epochs without a better validation loss before stopping
@@ -126,6 +128,8 @@ class ThreeTower:
         plan = config.plan(heads, per_click)
         if not (inputs.events.action == Action.IMPRESSION).any():  # the rows have drawn negatives already
             plan = replace(plan, unshown=0)
+        if config.distill:
+            inputs = _taught(inputs, heads, per_click)
         nets_module("three_towers").fit_three_towers(inputs, plan, seed, nets.path)
         heads = (*heads, SHOWN) if plan.unshown else heads
         user_tower, item_tower, join = _open(nets.path)
@@ -169,6 +173,20 @@ class ThreeTower:
         vectors = load_array(folder, "vectors")
         fresh = FreshVectors(item_tower, len(vectors))
         return cls(config, facts, NetFolder(folder), user_tower, join, vectors, fresh)
+
+
+def _taught(inputs: Inputs, heads: tuple[str, ...], per_click: tuple[str, ...]) -> Inputs:
+    """The inputs whose training rows have what the ranker says, of heads that mean the same there."""
+    if inputs.teacher is None:
+        raise ConfigError("three_tower.distill: there is no ranker to learn from; wanted a step of kind multitask")
+    lesson = inputs.teacher(inputs, inputs.train)
+    alike = [head for head in heads if head in lesson.p and (head in lesson.per_click) == (head in per_click)]
+    if not alike:
+        raise ConfigError(f"three_tower.distill: the ranker predicts {sorted(lesson.p)}, none of {list(heads)} alike")
+    log.info("learns from the ranker", heads=alike)
+    said = {f"{TAUGHT}{head}": logit(lesson.p[head]).astype(np.float32) for head in alike}
+    train = replace(inputs.train, labels={**inputs.train.labels, **said})
+    return inputs.with_samples(train, inputs.valid)
 
 
 def fused(rates: NDArray[np.float32], facts: ThreeTowerFacts, config: ThreeTowerConfig) -> NDArray[np.float64]:

@@ -26,7 +26,8 @@ def undo_downsampling(p: NDArray[Any], keep_rate: float) -> Probabilities:
     """[n] what p would be without down-sampling: α·p / ((1 − p) + α·p).
 
     p: [n] inside [0, 1], predicted by a model that was trained on a share α = keep_rate of the negatives.
-    The odds are multiplied by α, the log-odds shifted by ln α. (He et al., "Practical lessons from predicting clicks
+    The odds are multiplied by α, the log-odds shifted by ln α; the nets of this package make the shift themselves while
+    they learn (`nets.thinning`), so that theirs needs none. (He et al., "Practical lessons from predicting clicks
     on ads at Facebook", 2014.)
     """
     if not 0 < keep_rate < float("inf"):

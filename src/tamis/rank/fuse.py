@@ -1,8 +1,9 @@
 """Fusion: many predictions of a row become the one number that the stage sorts by.
 
-The five formulas of the course. The first two sum, for products where every action counts for itself; the third and
-the fifth multiply; the fourth looks only at ranks, so a head that drifts in scale cannot take over the page. Binary
-heads must be calibrated before they come here: heads with different sampling rates are not comparable raw.
+The five formulas of the course, and formulas of one's own (`expression`). The first two sum, for products where every
+action counts for itself; the third and the fifth multiply; the fourth looks only at ranks, so a head that drifts in
+scale cannot take over the page. Binary heads must be calibrated before they come here: heads with different sampling
+rates are not comparable raw.
 
 heads: name → [n] predictions of one request, finite, all of one length.
 """
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 from tamis.config import StepConfig
 from tamis.errors import StepError
 from tamis.features.inputs import Inputs
+from tamis.rank.expression import LEAST, place_of, read_expression
 from tamis.types import Candidates, Columns, Query
 
 Heads = Mapping[str, NDArray[Any]]
 Numbers = Mapping[str, float]
 Scores = NDArray[np.float64]
-Formula = Literal["weighted_sum", "click_times_sum", "power_product", "rank_sum", "conversion_product"]
+Formula = Literal["weighted_sum", "click_times_sum", "power_product", "rank_sum", "conversion_product", "expression"]
 
 _READS: Final[Mapping[Formula, tuple[str, ...]]] = {
     "weighted_sum": ("weights",),
@@ -31,8 +33,8 @@ _READS: Final[Mapping[Formula, tuple[str, ...]]] = {
     "power_product": ("weights", "exponents"),
     "rank_sum": ("weights", "exponents", "offsets"),
     "conversion_product": ("exponents",),
+    "expression": ("constants",),
 }
-_LEAST: Final = 1e-9  # a product of predictions is taken of at least this, so that one zero does not end all order
 
 
 def weighted_sum(click: NDArray[Any], heads: Heads, weights: Numbers) -> Scores:
@@ -59,7 +61,7 @@ def power_product(heads: Heads, weights: Numbers, exponents: Numbers) -> Scores:
         factor = 1 + weight * _checked(name, heads[name])
         if (factor < 0).any():
             raise ValueError(f"heads: 1 + weight · {name!r} is negative; the weight {weight} is too low")
-        total *= np.maximum(factor, _LEAST) ** exponents.get(name, 1.0)
+        total *= np.maximum(factor, LEAST) ** exponents.get(name, 1.0)
     return total
 
 
@@ -73,8 +75,7 @@ def rank_sum(heads: Heads, weights: Numbers, exponents: Numbers, offsets: Number
     total = np.zeros(_length(heads))
     for name, weight in weights.items():
         head = _checked(name, heads[name])
-        place = 1.0 + len(head) - np.searchsorted(np.sort(head), head, side="right")
-        total += weight / (place ** exponents.get(name, 1.0) + offsets.get(name, 1.0))
+        total += weight / (place_of(head) ** exponents.get(name, 1.0) + offsets.get(name, 1.0))
     return total
 
 
@@ -85,14 +86,15 @@ def conversion_product(heads: Heads, exponents: Numbers) -> Scores:
     """
     logarithm = np.zeros(_length(heads))
     for name, exponent in exponents.items():
-        logarithm += exponent * np.log(np.maximum(_checked(name, heads[name]), _LEAST))
+        logarithm += exponent * np.log(np.maximum(_checked(name, heads[name]), LEAST))
     return np.exp(logarithm)
 
 
 class FuseConfig(StepConfig, frozen=True, tag="fuse"):
-    """formula: which of the five.   factors: column → exponent; the score is multiplied by each column to its exponent.
+    """formula: which of the six.   factors: column → exponent; the score is multiplied by each column to its exponent.
 
     weights, exponents, offsets: head → number; see the formula for what is missing.
+    expression: a formula of one's own over heads, see rank.expression.   constants: its names that stand for numbers.
 
     A head h is the column `p_h` of the table, else its column `h` (play, in seconds), else the catalogue's column `h`
     (quality). Click needs no weight in the first two formulas, where it always counts 1.
@@ -106,6 +108,8 @@ class FuseConfig(StepConfig, frozen=True, tag="fuse"):
     exponents: dict[str, float] = {}
     offsets: dict[str, float] = {}
     factors: dict[str, float] = {}
+    expression: str = ""
+    constants: dict[str, float] = {}
 
     def __post_init__(self) -> None:
         if self.formula in ("weighted_sum", "click_times_sum") and "click" in self.weights:
@@ -115,22 +119,40 @@ class FuseConfig(StepConfig, frozen=True, tag="fuse"):
         if self.formula == "conversion_product" and not self.exponents:
             raise ValueError("fuse: conversion_product needs exponents")
         reads = _READS[self.formula]
-        for section in ("weights", "exponents", "offsets"):
+        for section in ("weights", "exponents", "offsets", "constants"):
             given: dict[str, float] = getattr(self, section)
             if given and section not in reads:
                 raise ValueError(f"fuse: {self.formula} reads no {section}, only {' and '.join(reads)}")
             if reads[0] == "weights" and (idle := sorted(set(given) - set(self.weights))):
                 raise ValueError(f"fuse: {section} has {idle}, which weights has not")
+        self._check_expression()
+
+    def _check_expression(self) -> None:
+        if self.formula != "expression":
+            if self.expression:
+                raise ValueError(f'fuse: {self.formula} reads no expression; set formula = "expression" too')
+            return
+        expression = read_expression(self.expression)
+        if idle := sorted(set(self.constants) - set(expression.names)):
+            raise ValueError(f"fuse: constants has {idle}, which the expression does not name")
+        expression.check(self.constants)
 
     @property
     def heads(self) -> tuple[str, ...]:
         """The heads that the formula multiplies or sums, beside click in the first two formulas."""
+        if self.formula == "expression":
+            return tuple(name for name in read_expression(self.expression).names if name not in self.constants)
         return tuple(self.exponents if self.formula == "conversion_product" else self.weights)
 
     @property
     def reads(self) -> tuple[str, ...]:
         """All heads that must be there."""
         return ("click", *self.heads) if self.formula in ("weighted_sum", "click_times_sum") else self.heads
+
+    @property
+    def section(self) -> str:
+        """The key that names the heads."""
+        return "expression" if self.formula == "expression" else _READS[self.formula][0]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -163,9 +185,11 @@ class Fuse:
                 score = rank_sum(heads, config.weights, config.exponents, config.offsets)
             case "conversion_product":
                 score = conversion_product(heads, config.exponents)
+            case "expression":
+                score = read_expression(config.expression).score(heads, config.constants)
         for name, exponent in config.factors.items():
             if name in items.columns:
-                score = score * np.maximum(np.nan_to_num(items.columns[name]), _LEAST) ** exponent
+                score = score * np.maximum(np.nan_to_num(items.columns[name]), LEAST) ** exponent
         return {"score": score}
 
     def save(self, folder: Path) -> None:

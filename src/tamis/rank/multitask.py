@@ -25,9 +25,10 @@ from scipy.special import expit
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, ShareBelowOne, StepConfig
 from tamis.data.samples import Samples
 from tamis.errors import ArtifactError, ConfigError
-from tamis.features.batch import net_batch
+from tamis.features.batch import NetBatch, net_batch
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
+from tamis.features.lesson import Lesson
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.labels import AMOUNTS, PLAY, check_labels, per_click_heads, taught, unlearnable
@@ -52,6 +53,7 @@ log = structlog.get_logger(__name__)
 
 _FACTS_FILE: Final = "multitask.json"
 _NET_FILE: Final = "multitask.onnx"
+_EDGE: Final = 1e-7
 
 Calibrator = Platt | Isotonic
 
@@ -219,8 +221,25 @@ class Multitask:
                 columns[beside] = values
         return columns
 
+    def teach(self, inputs: Inputs, samples: Samples) -> Lesson:
+        """What the served net says of every row, one request after the other; of binary heads that it could learn."""
+        p = {head: np.empty(len(samples.item)) for head in self.facts.heads if head not in AMOUNTS}
+        for request in np.flatnonzero(np.diff(samples.first)):
+            logits = self._run(inputs.batch(samples, np.array([request])))
+            for head, out in p.items():
+                raw = expit(logits[head].astype(np.float64))
+                rows = slice(samples.first[request], samples.first[request + 1])
+                out[rows] = self.calibrators[head].apply(raw) if head in self.calibrators else raw
+            if request % 1000 == 0:
+                inputs.progress("teach", int(request), len(samples))
+        finite = {head: np.clip(out, _EDGE, 1 - _EDGE) for head, out in p.items()}  # in log-odds
+        return Lesson(finite, frozenset(self.facts.per_click))
+
     def _logits(self, query: Query, items: Candidates) -> dict[str, NDArray[np.float32]]:
-        batch = net_batch(self.facts.layout, query, items)
+        return self._run(net_batch(self.facts.layout, query, items))
+
+    def _run(self, batch: NetBatch) -> dict[str, NDArray[np.float32]]:
+        """Each head's logits [n] of one request."""
         return self.session.run(
             user_codes=batch.user_codes,
             user_dense=batch.user_dense,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tamis.config import convert
 from tamis.data.dataset import Events, Requests
 from tamis.data.negatives import there_since
-from tamis.data.samples import Log, Reach, SampleConfig, Samples, Timeline, build_samples
+from tamis.data.samples import Log, Reach, SampleConfig, Samples, Timeline, build_samples, thinned
 from tamis.errors import ConfigError
 from tamis.types import Action
 
@@ -53,6 +53,50 @@ def did(action: Action, user: int, item: int, time: float, request: int = -1, va
 def label_of(samples: Samples, name: str) -> dict[int, float]:
     """Item → label; for samples in which each item is shown once."""
     return dict(zip(samples.item.tolist(), samples.labels[name].tolist(), strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 500), st.floats(0.01, 0.99))
+def test_thinning_takes_only_rows_without_a_label_and_keeps_the_rest_in_order(seed: int, keep: float) -> None:
+    random = np.random.default_rng(seed)
+    rows = [shown(u, i, 10.0 * t, request=t, position=i) for t in range(6) for u in [t % 3] for i in range(t)]
+    acts = [
+        did(Action.CLICK, u, i, t + 1, request=q) for u, i, _, _, t, q, _ in rows if random.random() < 0.3 or not u + i
+    ]
+    pages = requests(*((t, t % 3, 10.0 * t, "feed") for t in range(6)))
+    whole = build_samples(log(events(*rows, *acts), pages), -np.inf, np.inf, SampleConfig(labels=("click",)))
+    few = thinned(whole, keep)
+    assert few.labels["click"].sum() == whole.labels["click"].sum()
+    pairs = [
+        [
+            (int(samples.user[r]), int(samples.item[n]), float(samples.time[r]))
+            for r in range(len(samples))
+            for n in range(samples.first[r], samples.first[r + 1])
+        ]
+        for samples in (whole, few)
+    ]
+    left = iter(pairs[0])
+    assert all(pair in left for pair in pairs[1])  # a part of them in the same order
+    gone = sorted((user, item) for user, item, _ in set(pairs[0]) - set(pairs[1]))
+    assert sorted(zip(few.before[0].tolist(), few.before[1].tolist(), strict=True)) == gone
+    assert few.spared is not None
+    assert not (few.spared & (few.labels["click"] == 0)).any()
+    assert few.keep_negatives == keep
+
+
+def test_thinning_keeps_the_share_that_was_asked_for_and_1_keeps_all() -> None:
+    logged = events(*(shown(u, i, 100.0 * u, request=u) for u in range(9) for i in range(300)))
+    whole = build_samples(
+        log(logged, requests(*((u, u, 100.0 * u, "") for u in range(9)))), -np.inf, np.inf, SampleConfig()
+    )
+    assert thinned(whole, 1.0) is whole
+    assert len(thinned(whole, 0.25).item) / len(whole.item) == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
+def test_a_share_of_negatives_is_above_0_and_at_most_1(share: float) -> None:
+    with pytest.raises(ConfigError, match="keep_negatives"):
+        convert({"keep_negatives": share}, SampleConfig)
 
 
 def test_a_timeline_has_each_users_entries_in_order() -> None:

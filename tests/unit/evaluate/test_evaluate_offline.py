@@ -20,7 +20,7 @@ from tamis.data.tables import RawTables
 from tamis.data.write import import_tables
 from tamis.errors import ConfigError
 from tamis.evaluate.heads import judge_heads
-from tamis.evaluate.offline import _Pages, _relevant, evaluate
+from tamis.evaluate.offline import _Pages, evaluate, relevant_items
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Report
 from tamis.features.prepare import Moment, prepare
@@ -108,6 +108,19 @@ def test_shares_of_the_report_are_shares_and_the_union_finds_what_any_channel_fi
     assert all(row["p50"] <= row["p99"] for row in report.latency.values())
 
 
+def test_the_reliability_of_each_head_adds_up_to_its_row(tiny) -> None:
+    report: Report = tiny.trained.report
+    assert set(report.reliability) == set(report.heads) - {"play"}
+    for head, curve in report.reliability.items():
+        row, rows = report.heads[head], np.array(curve.rows)
+        assert rows.sum() == row["rows"]
+        assert list(curve.predicted) == sorted(curve.predicted)
+        assert np.average(curve.predicted, weights=rows) == pytest.approx(row["predicted"])
+        assert np.average(curve.observed, weights=rows) == pytest.approx(row["rate"])
+        error = np.average(np.abs(np.subtract(curve.predicted, curve.observed)), weights=rows)
+        assert error == pytest.approx(row["calibration_error"])
+
+
 def judged_channels(past: Past, at: tuple[int, float], steps: dict, relevant: list[int], **quotas: int) -> dict:
     """The rows of the report's channels when recall is these sources, a filter and a limit of four."""
     recall = Stage("recall", {**steps, "unseen": Seen(SeenConfig())}, 4, quotas=quotas)
@@ -157,7 +170,7 @@ def test_the_first_scorer_of_the_rank_stage_is_judged_wherever_it_stands(past: P
     ]
     filtered = replace(past, model=replace(past.model, funnel=Funnel(stages)))
     judged = judge_heads(past, split, 20, silent)
-    assert "click" in judged[0]
+    assert "click" in judged.rows
     assert judge_heads(filtered, split, 20, silent) == judged
 
 
@@ -255,7 +268,7 @@ def test_users_and_items_imported_since_training_are_judged_and_count_as_misses(
     newcomer, there = dataset.user_ids.number("newcomer"), len(model.catalog)
     wider = by_time(dataset, tiny.project.config.split)
     past = Past.of(model, dataset, wider.test_until)
-    wanted = _relevant(past, wider.test_since, ("click",))
+    wanted = relevant_items(past, wider.test_since, ("click",))
     now, items = wanted[newcomer]
     assert len(items) == 3
     assert sorted(items >= there) == [False, True, True]
