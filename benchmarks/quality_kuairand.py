@@ -92,7 +92,7 @@ def without_the_day(live: Inputs, train: Inputs) -> Inputs:
     timeline, users = train.valid.timeline, live.valid.user
     ends = timeline.start(users + 1)
     samples = replace(live.valid, timeline=timeline, history_start=timeline.start(users), history_end=ends)
-    return replace(live, user_statistics=train.user_statistics, valid=samples, _sides={})
+    return replace(live, user_statistics=train.user_statistics, pairs=train.pairs, valid=samples, _sides={})
 
 
 def predicted(ranker: Multitask, inputs: Inputs) -> dict[str, np.ndarray]:

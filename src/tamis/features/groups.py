@@ -66,7 +66,7 @@ class Group:
     def absent(self, totals: Mapping[int, int]) -> NDArray[np.float32]:
         """[features] the values without any event."""
         none = np.zeros((1, len(ACTIONS)), np.float32)
-        return np.asarray(self.values(dict.fromkeys(self.windows, none), totals)[0])
+        return np.asarray(self.values(dict.fromkeys((0.0, *self.windows), none), totals)[0])  # 0: also of no features
 
 
 def groups_of(config: FeaturesConfig) -> dict[str, Group]:

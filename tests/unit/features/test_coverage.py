@@ -1,11 +1,13 @@
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
-from toy_world import Toy, toy_world
+from toy_world import FEATURES, Rules, Toy, toy_world
 
 from tamis.features.coverage import coverage, seldom
 from tamis.features.fields import encode_number
+from tamis.features.spec import Count
 from tamis.types import Features
 
 
@@ -41,6 +43,12 @@ def test_every_feature_and_the_history_have_a_row(toy: Toy) -> None:
     assert rows["user.clicks"]["coverage"] == pytest.approx((clicks > 0).mean())
     entries = inputs.train.history_end - inputs.train.history_start
     assert rows["history"]["coverage"] == pytest.approx((entries > 0).mean())
+
+
+def test_without_a_statistic_of_the_moment_all_have_a_row_too() -> None:
+    features = msgspec.structs.replace(FEATURES, user={**FEATURES.user, "clicks": Count(action="click")})
+    rows = coverage(toy_world(users=20, items=60, requests=3, rules=Rules(features=features)).inputs)
+    assert 0 < rows["user.clicks"]["coverage"] < 1
 
 
 def test_those_below_a_share_are_named(toy: Toy) -> None:
