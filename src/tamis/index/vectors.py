@@ -4,6 +4,9 @@
     more                inverted lists of 8-bit vectors (IVF-SQ8): a fraction of the lists is read, the best are then
                         scored again with the full vectors, so that scores and order are exact whatever the index
 
+    … and scattered       all vectors as bytes, see `scan`: where the lists do not divide them, reading a list after the
+                        other costs more than reading all at once
+
 Measured on one core for 300 nearest at a share of 0.99 found: of 20,000 × 32 numpy 0.18 ms, IVF-SQ8 0.15, HNSW 0.43; of
 100,000 × 32 numpy 0.84 ms, IVF-SQ8 0.10, HNSW 0.26. How many lists are read is tuned when the index is built.
 Scores are inner products, of unit vectors cosines. Vectors may have any length (those of a matrix factorization do):
@@ -24,10 +27,12 @@ from numpy.typing import NDArray
 from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastZero, Config
 from tamis.errors import ArtifactError
+from tamis.index.scan import Scan
 from tamis.types import gather
 
 log = structlog.get_logger(__name__)
-Kind = Literal["auto", "exact", "flat", "ivf", "hnsw"]
+Kind = Literal["auto", "exact", "flat", "ivf", "hnsw", "scan"]
+Built = Literal["exact", "flat", "ivf", "hnsw", "scan"]
 
 _INDEX_FILE: Final = "vectors.faiss"
 _FACTS_FILE: Final = "vectors.json"
@@ -37,12 +42,14 @@ _POINTS_PER_LIST: Final = 64  # most points per list that k-means looks at
 _ROUNDING: Final = 1e-6  # of a float32 score, relative: the same product, summed in another order
 _EVEN: Final = 8  # FAISS reads 8-bit vectors whose width is a multiple of this 4 to 12 times as fast as others
 _EXTRA: Final = 16  # an approximate index is asked for k + k / 4 + _EXTRA rows, the full vectors choose among them
+_SCAN_LISTS: Final = 4  # a scan of all costs about what IVF takes for one in so many of its lists
+_SCAN_EFFORT: Final = 4  # … unless more than this is needed: then bytes are too coarse for these queries
 
 
 class VectorsConfig(Config, frozen=True):
     """Which index to build and how exact it must be."""
 
-    kind: Kind = "auto"  # auto: exact or ivf by size
+    kind: Kind = "auto"  # auto: exact by size, else ivf, or scan where that had to read more than a quarter
     exact_up_to: AtLeastZero = 20_000  # auto: catalogues up to this size are searched exactly
     recall_target: float = 0.99  # the index reads more until this share of the exact answer is found
     recall_queries: int = 200  # … for so many queries
@@ -58,10 +65,11 @@ class VectorsConfig(Config, frozen=True):
 class IndexFacts(Config, frozen=True):
     """What was built.
 
-    effort: lists read (ivf) or nodes kept in view (hnsw). recall: measured share of the exact answer.
+    effort: lists read (ivf), nodes kept in view (hnsw), or how many times k / 4 + 16 rows more than k are scored by
+    their full vectors (scan). recall: measured share of the exact answer.
     """
 
-    kind: Literal["exact", "flat", "ivf", "hnsw"]
+    kind: Built
     effort: int
     recall: float
 
@@ -73,7 +81,7 @@ class Vectors:
     main: NDArray[np.float32]  # [n, d] often memory-mapped
     fresh: NDArray[np.float32]  # [f, d]
     facts: IndexFacts
-    index: Any  # a FAISS index; None: exact
+    index: Any  # a FAISS index or a Scan; None: exact
     _latest: "list[tuple[NDArray[np.float32], Vectors]]" = field(default_factory=list, init=False, compare=False)
 
     @staticmethod
@@ -96,10 +104,16 @@ class Vectors:
         if kind == "exact":
             return _told(built, k)
         faiss.omp_set_num_threads(1)  # a parallel build is not repeatable
-        index = _index(kind, vectors, config, seed)
         sample = np.random.default_rng(seed).permutation(len(vectors))[: config.recall_queries]
         asked = vectors[np.sort(sample)] if queries is None else _checked(queries, "queries", vectors.shape[1])
-        return _told(_tuned(replace(built, index=index), asked[: config.recall_queries], k, config.recall_target), k)
+        asked = asked[: config.recall_queries]
+        index = _index(kind, vectors, config, seed)
+        tuned = _tuned(replace(built, index=index), asked, k, config.recall_target)
+        if config.kind == "auto" and tuned.facts.effort * _SCAN_LISTS > index.nlist:
+            facts = IndexFacts(kind="scan", effort=0, recall=1.0)
+            scan = _tuned(replace(built, facts=facts, index=Scan.of(vectors)), asked, k, config.recall_target)
+            tuned = scan if scan.facts.effort <= _SCAN_EFFORT else tuned
+        return _told(tuned, k)
 
     def __len__(self) -> int:
         return len(self.main) + len(self.fresh)
@@ -152,22 +166,29 @@ class Vectors:
         """Per query the ids and scores of the main part, at most k, best first."""
         if self.index is None:
             return [(top, row[top]) for row in queries @ self.main.T for top in (_top(row, k),)]
-        faiss.omp_set_num_threads(1)  # a setting of the calling thread: one request, one core
-        asked = _widened(queries, self.index.d)
-        _, near = self.index.search(asked, min(len(self.main), k + k // 4 + _EXTRA))
         answers = []
-        for query, row in zip(queries, near, strict=True):
-            found = row[row >= 0]
+        for query, found in zip(queries, self._near(queries, k), strict=True):
             score = self.main[found] @ query
             best = np.lexsort((found, -score))[:k]
             answers.append((found[best], score[best]))
         return answers
 
+    def _near(self, queries: NDArray[np.float32], k: int) -> list[NDArray[np.int64]]:
+        """Per query the rows that the approximate index names, somewhat more than k."""
+        more = k // 4 + _EXTRA
+        if isinstance(self.index, Scan):
+            return [self.index.near(query, k + more * self.facts.effort) for query in queries]
+        faiss.omp_set_num_threads(1)  # a setting of the calling thread: one request, one core
+        _, near = self.index.search(_widened(queries, self.index.d), min(len(self.main), k + more))
+        return [row[row >= 0] for row in near]
+
     def save(self, folder: Path) -> None:
-        """Writes vectors.npy, fresh.npy, vectors.json and, unless exact, vectors.faiss."""
+        """Writes vectors.npy, fresh.npy, vectors.json and, unless exact, vectors.faiss or the arrays of the scan."""
         save_arrays(folder, vectors=self.main, fresh=self.fresh)
         (folder / _FACTS_FILE).write_bytes(msgspec.json.encode(self.facts))
-        if self.index is not None:
+        if isinstance(self.index, Scan):
+            self.index.save(folder)
+        elif self.index is not None:
             faiss.write_index(self.index, str(folder / _INDEX_FILE))
 
     @classmethod
@@ -177,8 +198,10 @@ class Vectors:
             facts = msgspec.json.decode((folder / _FACTS_FILE).read_bytes(), type=IndexFacts)
         except (OSError, msgspec.MsgspecError) as error:
             raise ArtifactError(f"{folder / _FACTS_FILE}: {error}") from None
-        index = None
-        if facts.kind != "exact":
+        index: Any = None
+        if facts.kind == "scan":
+            index = Scan.load(folder)
+        elif facts.kind != "exact":
             try:
                 index = faiss.read_index(str(folder / _INDEX_FILE), faiss.IO_FLAG_MMAP_IFC)
             except RuntimeError as error:
@@ -207,16 +230,18 @@ def _widened(vectors: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     return wide
 
 
-def _chosen(config: VectorsConfig, count: int) -> Literal["exact", "flat", "ivf", "hnsw"]:
+def _chosen(config: VectorsConfig, count: int) -> Built:
     if config.kind == "auto":
         return "exact" if count <= config.exact_up_to else "ivf"
     return config.kind if count else "exact"
 
 
 def _index(kind: Kind, vectors: NDArray[np.float32], config: VectorsConfig, seed: int) -> Any:
-    """The FAISS index with all vectors in it."""
+    """The index with all vectors in it."""
     count, width = vectors.shape
     index: Any
+    if kind == "scan":
+        return Scan.of(vectors)
     if kind == "flat":
         index = faiss.IndexFlatIP(width)
     elif kind == "hnsw":
@@ -246,10 +271,12 @@ def _tuned(built: Vectors, queries: NDArray[np.float32], k: int, target: float) 
     k = max(1, min(k, len(built.main)))
     truth = replace(built, index=None).search(queries, k)[1][:, -1:]
     near = truth - _ROUNDING * (1 + np.abs(truth))  # vectors may have any length, and so has what rounding leaves
-    most = {"ivf": getattr(built.index, "nlist", 1), "hnsw": len(built.main)}.get(built.facts.kind, 1)
+    every = len(built.main)
+    most = {"ivf": getattr(built.index, "nlist", 1), "hnsw": every, "scan": every}.get(built.facts.kind, 1)
     effort = 1
     while True:
         facts = IndexFacts(kind=built.facts.kind, effort=effort, recall=0.0)
+        built = replace(built, facts=facts)
         _set_effort(built.index, facts)
         # An item as near as the k-th exact one counts as found: with ties there are several right answers.
         recall = float((built.search(queries, k)[1] >= near).mean()) if len(queries) else 1.0

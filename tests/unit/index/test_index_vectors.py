@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tamis.errors import ArtifactError
 from tamis.index.vectors import Kind, Vectors, VectorsConfig
 
-KINDS: tuple[Kind, ...] = ("exact", "flat", "ivf", "hnsw")
+KINDS: tuple[Kind, ...] = ("exact", "flat", "ivf", "hnsw", "scan")
 
 
 def unit(rng: np.random.Generator, count: int, width: int = 16) -> np.ndarray:
@@ -73,7 +73,37 @@ def test_asking_for_more_reads_more_lists(vectors: np.ndarray) -> None:
 
 def test_the_size_of_the_catalogue_chooses_the_index(vectors: np.ndarray) -> None:
     assert Vectors.build(vectors[:500], VectorsConfig(exact_up_to=500)).facts.kind == "exact"
-    assert Vectors.build(vectors[:501], VectorsConfig(exact_up_to=500)).facts.kind == "ivf"
+    assert Vectors.build(vectors[:501], VectorsConfig(exact_up_to=500), k=1).facts.kind == "ivf"
+
+
+def test_vectors_that_lists_do_not_divide_are_scanned() -> None:
+    spread = np.random.default_rng(5).normal(size=(3000, 32)).astype(np.float32)
+    built = Vectors.build(spread, VectorsConfig(exact_up_to=100), k=300)
+    assert built.facts.kind == "scan"
+    assert built.facts.recall >= 0.99
+    assert Vectors.build(spread, VectorsConfig(kind="ivf"), k=300).facts.kind == "ivf"
+
+
+def test_queries_for_which_bytes_are_too_coarse_read_lists() -> None:
+    vectors = np.random.default_rng(5).normal(size=(3000, 32)).astype(np.float32)
+    vectors[:, 0] = np.where(np.arange(3000) == 0, 1e6, 0)
+    vectors[:, 0] += np.random.default_rng(6).normal(size=3000)
+    queries = np.zeros((20, 32), np.float32)
+    queries[:, 0] = 1
+    built = Vectors.build(vectors, VectorsConfig(exact_up_to=100), k=300, queries=queries)
+    assert built.facts.kind == "ivf"
+    assert built.facts.recall >= 0.99
+
+
+def test_a_scan_of_columns_of_unlike_size_finds_what_counts() -> None:
+    random = np.random.default_rng(6)
+    vectors = (random.normal(size=(2000, 12)) * 10.0 ** np.arange(-6, 6)).astype(np.float32)
+    queries = (random.normal(size=(20, 12)) / 10.0 ** np.arange(-6, 6)).astype(np.float32)
+    built = Vectors.build(vectors, VectorsConfig(kind="scan"), k=50, queries=queries)
+    assert built.facts.effort == 1
+    found = built.search(queries, 50)[0]
+    share = [len(np.intersect1d(row, nearest(vectors, q, 50))) for row, q in zip(found, queries, strict=True)]
+    assert np.mean(share) > 49
 
 
 def test_equal_scores_come_in_order_of_id_even_at_the_cut() -> None:
