@@ -5,7 +5,7 @@ would read is kept. A trial then costs only the fusion and what follows it in it
 order that leaves the stage. Re-ranking is not run again: it spreads a page out, whatever the weights.
 
 Honest numbers need days that taught the nets nothing and users that taught the search nothing. The validation days are
-those before the held-out ones: nets only stop early and are calibrated on them. Item statistics are taken as of their
+those before the held-out ones: nets only stop early and are calibrated on them. All statistics are taken as of their
 begin. (Tables of channels know those days, which helps all weights alike.) Half of the users drawn are searched on, the
 others judge what was found. The held-out days are not touched, so that the report of the next training stays true.
 """
@@ -27,11 +27,14 @@ from tamis.errors import ConfigError, DataError
 from tamis.evaluate.offline import check_unseen, drawn_users, relevant_items
 from tamis.evaluate.queries import Past
 from tamis.features.groups import ITEM
+from tamis.features.pairs import Pairs, pairs_of
+from tamis.features.prepare import columns_of
 from tamis.features.statistics import Statistics
+from tamis.features.tables import Tables
 from tamis.funnel import Funnel, Stage
 from tamis.rank.fuse import Fuse, FuseConfig
 from tamis.stages import Step
-from tamis.types import Candidates, Progress, Query, silent
+from tamis.types import Candidates, Features, Progress, Query, silent
 
 PLACES: Final = 10
 RESAMPLES: Final = 2000
@@ -199,17 +202,29 @@ def _kept(model: Model, dataset: Dataset, split: Split, place: Place, progress: 
 
 
 def _as_of(model: Model, dataset: Dataset, moment: float) -> Model:
-    """The model with the statistics of items that a server had at a moment; those of pairs stay as they are."""
-    events, items = Past.of(model, dataset, moment).events, len(model.catalog)
-    group = model.encoder.groups.get(ITEM)
-    if group is None:
-        return model
-    known = events.take(np.flatnonzero(events.item < items))
-    statistics = Statistics.of(known.item, known.action, known.time, items)
-    counts = statistics.counts(np.arange(items), moment, group.actions, group.windows)
-    dynamic = model.encoder.item_dynamic(counts, items)
-    columns = {**model.catalog.columns, "dynamic": (dynamic, dynamic[:0])}
-    return replace(model, catalog=replace(model.catalog, columns=columns))
+    """The model with the statistics that a server had at a moment, when the bundle of that moment was new."""
+    past, encoder, items = Past.of(model, dataset, moment), model.encoder, len(model.catalog)
+    user = past.user_numbers[past.events.user]
+    known = np.flatnonzero((user >= 0) & (past.events.item < items))
+    events = replace(past.events, user=user.astype(np.int32)).take(known)
+    of_items = Statistics.of(events.item, events.action, events.time, items)
+    of_users = Statistics.of(events.user, events.action, events.time, len(model.user_ids))
+    log = events, dataset.requests(until=moment)
+    pairs = pairs_of(encoder, log, _static(model, past), model.catalog) | {"user": Pairs(of_users)}
+    catalog, group = model.catalog, encoder.groups.get(ITEM)
+    if group is not None:
+        counts = of_items.counts(np.arange(items), moment, group.actions, group.windows)
+        dynamic = encoder.item_dynamic(counts, items)
+        catalog = replace(catalog, columns={**catalog.columns, "dynamic": (dynamic, dynamic[:0])})
+    return replace(model, catalog=catalog, statistics=Tables.of(encoder, pairs, moment))
+
+
+def _static(model: Model, past: Past) -> Features:
+    """The static features of the bundle's users, row = number; those who are not in the data set have no events."""
+    there = np.flatnonzero(past.user_numbers >= 0)
+    row = np.zeros(len(model.user_ids), np.int64)
+    row[past.user_numbers[there]] = there
+    return model.encoder.users(np.arange(len(row)), columns_of(past.dataset.users[row]))
 
 
 def _search(

@@ -3,6 +3,7 @@
 import sys
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,13 +13,23 @@ import pytest
 from tamis.artifact import open_bundle
 from tamis.assemble import Model, load_model
 from tamis.config import convert, override
+from tamis.data.dataset import Dataset
+from tamis.data.rows import Rows
 from tamis.data.split import Split, by_time
+from tamis.data.write import import_tables
 from tamis.errors import ConfigError, DataError
 from tamis.evaluate import tune as module
 from tamis.evaluate.queries import Past
 from tamis.evaluate.tune import PLACES, SPREAD, Place, Tuned, as_toml, tune
+from tamis.features.encode import Encoder
+from tamis.features.inputs import Inputs
+from tamis.features.prepare import Moment, prepare
+from tamis.features.tables import Tables
+from tamis.funnel import Funnel
 from tamis.metrics import Relevant, ndcg_at_k
+from tamis.project import Project, create
 from tamis.rank.fuse import Fuse, FuseConfig
+from tamis.simulate.world import World, WorldConfig
 
 optuna = pytest.importorskip("optuna", reason="the extra `tune` is not installed")
 
@@ -89,6 +100,42 @@ def test_item_statistics_are_those_of_the_begin_of_the_validation_days(tiny: Any
     of_bundle = np.asarray(model.catalog.columns["dynamic"][0])
     np.testing.assert_allclose(now.catalog.columns["dynamic"][0], of_bundle, rtol=1e-6)
     assert not np.allclose(then.catalog.columns["dynamic"][0], of_bundle)
+
+
+def test_statistics_of_users_and_pairs_know_nothing_of_the_validation_days(tmp_path: Path) -> None:
+    create(tmp_path / "feed", "demo")
+    import_tables(World.generate(WorldConfig.tiny()).tables(), tmp_path / "feed" / "data")
+    statistics = {
+        "features.user.shown": {"kind": "count"},
+        "features.user.author_rate": {"kind": "rate", "action": "click", "by": "author"},
+        "features.item.hour_rate": {"kind": "rate", "action": "click", "by": "hour"},
+    }
+    project = Project(tmp_path / "feed")
+    config, dataset = override(project.config, statistics), Dataset.open(project.data)
+    split = by_time(dataset, config.split)
+
+    def prepared(until: float, encoder: Encoder | None = None) -> Inputs:
+        configs = (config.features, config.samples, config.train.interest_actions)
+        return prepare(dataset, Moment(until, until), configs, config.state, encoder)
+
+    def tables(inputs: Inputs) -> Tables:
+        groups = inputs.encoder.groups.values()
+        return Tables.of(inputs.encoder, {group.name: inputs.pairs_of(group) for group in groups}, inputs.until)
+
+    trained = prepared(split.test_since)
+    model = Model(
+        name="", config=config, funnel=Funnel([]), encoder=trained.encoder, catalog=trained.catalog,
+        statistics=tables(trained), user_ids=dataset.user_ids, item_ids=dataset.item_ids, trained_to=trained.until,
+        items=Rows.of(dataset.items), coverage={},
+    )  # fmt: skip
+    for moment in (split.test_since, split.valid_since):
+        then = module._as_of(model, dataset, moment).statistics.tables
+        wanted = tables(prepared(moment, trained.encoder)).tables
+        assert set(then) == set(wanted) == {"user", "user-item.author", "context.hour-item"}
+        for name, table in wanted.items():
+            for array in ("requests", "starts", "keys", "values"):
+                np.testing.assert_array_equal(getattr(then[name], array), getattr(table, array))
+    assert not np.array_equal(then["user"].values, model.statistics.tables["user"].values)
 
 
 def test_the_kept_candidates_give_the_order_of_the_whole_stage(tiny: Any, split: Split) -> None:
