@@ -110,31 +110,41 @@ class BundleWriter:
         self.root, self.run = root, run
         self.name = name or f"{stamp}-{secrets.token_hex(3)}"
         self.path = root / self.name
-        self.path.mkdir(exist_ok=bool(name))
+        if not name:
+            self.path.mkdir()
         self._hold = _hold(self.path) if run else -1
-        if run:
-            if self._hold < 0:
-                raise ArtifactError(f"{self.path}: another training is writing it")
-            (self.path / RUN).mkdir(exist_ok=True)
+        if run and self._hold < 0:
+            raise ArtifactError(f"{self.path}: another training is writing it")
+        if run and not name:
+            (self.path / RUN).mkdir()
             self._note(run)
 
     @classmethod
     def resume(cls, root: Path, run: Run) -> Self | None:
         """The newest bundle that a run like this one left unfinished, without what it had not finished; None = none."""
-        folders = [file.parent.parent for file in sorted(root.glob(f"*/{RUN}/run.json"), reverse=True)]
-        for folder in folders:
+        for file in sorted(root.glob(f"*/{RUN}/run.json"), reverse=True):
+            folder = file.parent.parent
             try:
-                found = msgspec.json.decode((folder / RUN / "run.json").read_bytes(), type=Run)
-                if msgspec.structs.replace(found, done=()) != run:
+                if msgspec.structs.replace(_run_of(folder), done=()) != run:
                     continue
-                writer = cls(root, found, folder.name)
+                writer = cls(root, run, folder.name)
             except (OSError, msgspec.MsgspecError, ArtifactError):
                 continue  # damaged, or another training is at work on it
-            for path in folder.iterdir():
-                if path.is_dir() and path.name not in (*found.done, RUN):
-                    shutil.rmtree(path)
-            return writer
+            if writer._go_on():
+                return writer
         return None
+
+    def _go_on(self) -> bool:
+        """Takes up what is there; False when another training finished or removed it just before it was held."""
+        try:
+            self.run = _run_of(self.path)  # again: only what is held stands still
+        except (OSError, msgspec.MsgspecError):
+            self._let_go()
+            return False
+        for path in self.path.iterdir():
+            if path.is_dir() and path.name not in (*self.run.done, RUN):
+                shutil.rmtree(path)
+        return True
 
     def folder(self, artifact: str) -> Path:
         """A new empty folder for one artifact."""
@@ -186,9 +196,17 @@ class BundleWriter:
         self._let_go()
 
 
+def _run_of(folder: Path) -> Run:
+    """The run that writes the bundle in a folder."""
+    return msgspec.json.decode((folder / RUN / "run.json").read_bytes(), type=Run)
+
+
 def _hold(folder: Path) -> int:
-    """A descriptor that holds the folder until it is closed, −1 when another process holds it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """A descriptor that holds the folder until it is closed, −1 when another process holds it or it is gone."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return -1
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -286,7 +304,8 @@ def prune(root: Path, keep: int) -> list[str]:
     """Deletes all but the `keep` bundles that were published last; returns the names of what it deleted.
 
     Never CURRENT nor the full bundle that it continues, the newest bundle that was not published (somebody may want to
-    know why), nor one under a day old that has no report yet: another training may be at work on it. A server goes on
+    know why), nor one that another training holds, or that is under a day old and has no report yet: it may be judged
+    or resumed. A server goes on
     with a deleted bundle that it has open. What killed publications left goes too. Needs `locked` beside other
     trainings.
     """
@@ -297,11 +316,15 @@ def prune(root: Path, keep: int) -> list[str]:
     held_back = [p.name for p in folders if p.name not in served and report_file(p).is_file()]
     kept = {*served[-keep:], *held_back[-1:], current_name(root), _continued(root)}
     young = {p.name for p in folders if time.time() - p.stat().st_mtime < 86_400} - {*served, *held_back}
-    old = [p for p in folders if p.name not in kept | young]
-    for path in old:
+    gone = []
+    for path in folders:
+        if path.name in kept | young or (hold := _hold(path)) < 0:
+            continue
         shutil.rmtree(path, ignore_errors=True)
+        os.close(hold)
         report_file(path).unlink(missing_ok=True)
-    return [path.name for path in old]
+        gone.append(path.name)
+    return gone
 
 
 def _continued(root: Path) -> str:

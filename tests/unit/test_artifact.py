@@ -4,8 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tamis.artifact as module
 from tamis.artifact import (
     BundleWriter,
+    Run,
     current_name,
     load_array,
     open_bundle,
@@ -136,6 +138,35 @@ def test_prune_never_takes_the_served_one_nor_one_that_is_being_written(tmp_path
     os.utime(abandoned.path, (0, 0))
     prune(tmp_path, keep=1)
     assert left(tmp_path) == {first.name, young.name}
+
+
+def test_prune_spares_what_another_training_is_at_work_on_for_days(tmp_path: Path) -> None:
+    publish(served := write(tmp_path))
+    run = Run(code_version="1", config_digest="c", data_digest="d", choice="all", earlier="")
+    working = BundleWriter(tmp_path, run)
+    os.utime(working.path, (0, 0))
+    assert prune(tmp_path, keep=1) == []
+    working._let_go()  # as the system does when a process ends
+    assert prune(tmp_path, keep=1) == [working.name]
+    assert left(tmp_path) == {served.name}
+
+
+def test_a_bundle_that_was_finished_just_before_it_was_to_be_resumed_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(code_version="1", config_digest="c", data_digest="d", choice="all", earlier="")
+    first = BundleWriter(tmp_path, run)
+    (first.folder("features") / "a").write_text("a", encoding="utf-8")
+    hold = module._hold
+
+    def finished_first(folder: Path) -> int:
+        monkeypatch.setattr(module, "_hold", hold)
+        first.finish(FACTS)
+        return hold(folder)
+
+    monkeypatch.setattr(module, "_hold", finished_first)
+    assert BundleWriter.resume(tmp_path, run) is None
+    assert open_bundle(first.path).folder("features").is_dir()
 
 
 def test_prune_spares_what_another_training_still_judges_and_clears_up_after_killed_ones(tmp_path: Path) -> None:
