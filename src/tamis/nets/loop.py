@@ -136,7 +136,8 @@ class _Course(Generic[B]):
         scores = (*place.scores, score)
         if place.best < 0 or score > place.scores[place.best] or not self.plan.patience:
             place = msgspec.structs.replace(place, best=place.epoch)
-            self.weights = _copy(self.net) if place.epoch + 1 < self.plan.epochs else None
+            later = self.plan.patience and place.epoch + 1 < self.plan.epochs  # weights that could take its place
+            self.weights = _copy(self.net) if later else None
         self.place = msgspec.structs.replace(place, epoch=place.epoch + 1, batch=0, scores=scores)
         self._note(checkpoint.states(self.problem.streams or ()), always=True)
 
