@@ -83,7 +83,7 @@ def pairs_of(encoder: Encoder, log: tuple[Events, Requests], users: Features, ca
     """Group name → its pairs, from all events; not of a user or an item alone, whose `Statistics` there are.
 
     users: static features, row = user number.   catalog: row = item number of the events.
-    An event is of the moment of its request; without one only its hour and day are known.
+    Hour and day are those of the event itself; the rest of the context is its request's, without one it is unknown.
     """
     return {
         name: _pairs(encoder, group, log, users, catalog)

@@ -52,7 +52,7 @@ class LightRankConfig(StepConfig, frozen=True, tag="light_rank"):
     learning_rate: float = 1e-2  # of the weights and vectors of numbers
     embedding_learning_rate: float = 5e-3  # of the vectors of codes
     wide_learning_rate: float = 1e-2  # of the weights of codes
-    l2: float = 0.0  # pull of the touched vectors and weights of codes towards zero
+    l2: float = 0.0  # fm: pull of the touched vectors of codes towards zero
     threads: int = 1  # of torch in training; another number gives other last digits
 
     def __post_init__(self) -> None:
