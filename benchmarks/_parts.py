@@ -90,8 +90,9 @@ def query_of(inputs: Inputs, user: int) -> Query:
     history = History(timeline.item[mine].astype(np.int64), timeline.action[mine], timeline.time[mine])
     counts = np.zeros((1, len(ACTIONS)), np.float32)
     counts[0, ACTION_CODE["click"]] = len(mine)
+    statistics = encoder.live.named(encoder.live.values({0.0: counts}, encoder.learnt.totals))
     context = encoder.context(np.array([inputs.until]), [""], {})
-    features = encoder.user_side(inputs.users.take(np.array([user])), counts, context)
+    features = encoder.user_side(inputs.users.take(np.array([user])), statistics, context)
     return Query(user, inputs.until, 0, "", 1, history, features, inputs.catalog)
 
 
