@@ -11,7 +11,7 @@ of the rounds. "step": forward, backward, update on batches that are ready, the 
 
 MMoE: 16 fields × 16, vocabularies of 10,000 to 100,000, 4 experts 128-64, 2 tasks with towers of 32. "alone": every
 row has its own user side, as in the peers; "grouped": 16 candidates share it, as in a log of served pages.
-DCN-V2: the same fields but for one of each side that has 300 codes; two layers of full matrices beside layers of
+DCN-V2: the same fields but for one of each side that has 40 codes; two layers of full matrices beside layers of
 256-128. A click is a draw by the product of what hangs at these two codes, which only a cross can learn.
 DIN: 4 user fields, 2 item fields and 50 past items with the same 2 fields (8 in torch-rechub's count), attention 36,
 layers 256-128, 10 to 16 candidates per request. A click is likely when the candidate's category is among the user's
@@ -146,7 +146,7 @@ def mmoe_log(requests: int, candidates: int, seed: int = 1) -> Log:
     )
 
 
-def dcn_log(requests: int, candidates: int = 16, seed: int = 4, codes: int = 300, depth: int = 4) -> Log:
+def dcn_log(requests: int, candidates: int = 16, seed: int = 4, codes: int = 40, depth: int = 2) -> Log:
     """As `mmoe_log`; a click is drawn by σ(2 ⟨p, q⟩ / √depth − 1), p and q hanging at one field of each side."""
     random = np.random.default_rng(seed)
     sizes = np.geomspace(10_000, 100_000, 16).astype(int)
@@ -162,7 +162,7 @@ def dcn_log(requests: int, candidates: int = 16, seed: int = 4, codes: int = 300
     return Log(shape, user.astype(np.int32), history, first, item.astype(np.int32), {"click": label})
 
 
-def click_chance(shape: Layout, user: np.ndarray, item: np.ndarray, codes: int = 300, depth: int = 4) -> np.ndarray:
+def click_chance(shape: Layout, user: np.ndarray, item: np.ndarray, codes: int = 40, depth: int = 2) -> np.ndarray:
     """[n] the chance of a click in `dcn_log`, of user codes [n, …] and item codes [n, …]."""
     left, right = np.random.default_rng(5).normal(size=(2, codes, depth))
     product = left[user[:, 0] - shape.user_fields[0].offset] * right[item[:, 0] - shape.item_fields[0].offset]
