@@ -1,19 +1,23 @@
-"""Training speed of the ranking net against torch-rechub: MMoE, and DIN on request-grouped samples.
+"""Training speed of the ranking net against torch-rechub and FuxiCTR: MMoE, DCN-V2, DIN; speed of the served form.
 
-    python benchmarks/speed_rank.py [--rounds N] [--threads T] [--requests R] [--only mmoe|din|score]
+    python benchmarks/speed_rank.py [--rounds N] [--threads T] [--requests R] [--only mmoe|dcn|din|score]
 
-"mixed" is tamis with the setting `precision = "mixed"`, torch-rechub has none; every other row is float32 throughout.
+FuxiCTR is left out with a line where it is missing (`pip install fuxictr`). "mixed" is tamis with the setting
+`precision = "mixed"`, the others have none; every other row is float32 throughout.
 
-Equal sizes, batch of 2048 rows, Adam with equal learning rates, equal threads; both sides in one process, by turns, the
-median of the rounds. "step": forward, backward, update on batches that are ready, the part that a faster loader
-cannot change. "trainer": one epoch as a user runs it, through each library's own loader and loop.
+Equal sizes, batch of 2048 rows, Adam with equal learning rates, equal threads; all in one process, by turns, the median
+of the rounds. "step": forward, backward, update on batches that are ready, the part that a faster loader cannot change.
+"trainer": one epoch as a user runs it, through each library's own loader and loop.
 
 MMoE: 16 fields × 16, vocabularies of 10,000 to 100,000, 4 experts 128-64, 2 tasks with towers of 32. "alone": every
-row has its own user side, as in torch-rechub; "grouped": 16 candidates share it, as in a log of served pages.
+row has its own user side, as in the peers; "grouped": 16 candidates share it, as in a log of served pages.
+DCN-V2: the same fields but for one of each side that has 40 codes; two layers of full matrices beside layers of
+256-128. A click is a draw by the product of what hangs at these two codes, which only a cross can learn.
 DIN: 4 user fields, 2 item fields and 50 past items with the same 2 fields (8 in torch-rechub's count), attention 36,
 layers 256-128, 10 to 16 candidates per request. A click is likely when the candidate's category is among the user's
-past ones, which only a net that compares the two can learn. Both are trained on the same rows six times, AUC on
-held-out rows after each pass; the best passes are compared.
+past ones, which only a net that compares the two can learn.
+DCN-V2 and DIN are trained on the same rows six times by each library, AUC on held-out rows after each pass; the best
+passes are compared.
 "score": the exported net, DIN over 100 items, MMoE, 4 heads, 500 candidates, one thread.
 """
 
@@ -22,7 +26,7 @@ import contextlib
 import io
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,10 +38,11 @@ import torch
 from torch_rechub.basic.features import SequenceFeature, SparseFeature
 from torch_rechub.basic.initializers import RandomNormal
 from torch_rechub.models.multi_task import MMOE
-from torch_rechub.models.ranking import DIN
+from torch_rechub.models.ranking import DIN, DCNv2
 from torch_rechub.trainers import CTRTrainer, MTLTrainer
 from torch_rechub.utils.data import DataGenerator
 
+import _fuxictr_nets
 from _results import result
 from tamis.features.batch import NetBatch
 from tamis.features.layout import Field, Layout
@@ -139,6 +144,29 @@ def mmoe_log(requests: int, candidates: int, seed: int = 1) -> Log:
     return Log(
         shape, user.astype(np.int32), history, np.arange(requests + 1) * candidates, item.astype(np.int32), labels
     )
+
+
+def dcn_log(requests: int, candidates: int = 16, seed: int = 4, codes: int = 40, depth: int = 2) -> Log:
+    """As `mmoe_log`; a click is drawn by σ(2 ⟨p, q⟩ / √depth − 1), p and q hanging at one field of each side."""
+    random = np.random.default_rng(seed)
+    sizes = np.geomspace(10_000, 100_000, 16).astype(int)
+    sizes[:2] = codes
+    shape = layout([int(v) for v in sizes[::2]], [int(v) for v in sizes[1::2]], 0, ())
+    user = np.stack([random.integers(f.offset, f.offset + f.size, requests) for f in shape.user_fields], 1)
+    rows = requests * candidates
+    item = np.stack([random.integers(f.offset, f.offset + f.size, rows) for f in shape.item_fields], 1)
+    label = (random.random(rows) < click_chance(shape, np.repeat(user, candidates, 0), item, codes, depth)).astype(
+        np.float32
+    )
+    first, history = np.arange(requests + 1) * candidates, np.zeros((requests, 0, 2), np.int32)
+    return Log(shape, user.astype(np.int32), history, first, item.astype(np.int32), {"click": label})
+
+
+def click_chance(shape: Layout, user: np.ndarray, item: np.ndarray, codes: int = 40, depth: int = 2) -> np.ndarray:
+    """[n] the chance of a click in `dcn_log`, of user codes [n, …] and item codes [n, …]."""
+    left, right = np.random.default_rng(5).normal(size=(2, codes, depth))
+    product = left[user[:, 0] - shape.user_fields[0].offset] * right[item[:, 0] - shape.item_fields[0].offset]
+    return 1.0 / (1.0 + np.exp(1.0 - 2.0 * product.sum(1) / np.sqrt(depth)))
 
 
 def din_log(requests: int, seed: int = 2, items: int = 20_000, categories: int = 20) -> Log:
@@ -269,6 +297,11 @@ def peer_mmoe(log: Log) -> torch.nn.Module:
     return MMOE(users + items, ["classification"] * len(tower), 4, {"dims": [128, 64]}, tower)
 
 
+def peer_dcn(log: Log) -> torch.nn.Module:
+    users, items, _ = peer_fields(log)
+    return DCNv2(users + items, 2, {"dims": [256, 128]}, use_low_rank_mixture=False)
+
+
 def peer_din(log: Log) -> torch.nn.Module:
     users, items, past = peer_fields(log)
     return DIN(users, past, items, mlp_params={"dims": [256, 128]}, attention_mlp_params={"dims": [36]})
@@ -336,6 +369,54 @@ def peer_auc(net: torch.nn.Module, log: Log) -> float:
     return auc(labels[:, 0], np.concatenate(scores))
 
 
+# FuxiCTR
+
+
+def fuxi_columns(log: Log) -> _fuxictr_nets.Columns:
+    """The fields of the log as FuxiCTR's models want to know them."""
+    sides = (("user", log.layout.user_fields), ("item", log.layout.item_fields))
+    sizes = {field.name: field.size for _, fields in sides for field in fields}
+    item = [field.name for field in log.layout.item_fields]
+    past = {f"past_{at}": item[column] for at, column in enumerate(log.layout.history_columns)}
+    return _fuxictr_nets.Columns(sizes, item, past, log.layout.history_length, list(log.labels), WIDTH, INITIAL_SPREAD)
+
+
+@dataclass
+class Fuxi:
+    """A model of FuxiCTR with its own loader and loop."""
+
+    net: Any
+    log: Log
+
+    @property
+    def step(self) -> Callable[[Any], int]:
+        return lambda batch: _fuxictr_nets.step(self.net, batch)
+
+    def ready(self) -> list[dict[str, torch.Tensor]]:
+        out = []
+        for columns, labels in peer_ready(self.log):
+            out.append(columns | {name: labels[:, at] for at, name in enumerate(self.log.labels)})
+        return out
+
+    def trainer(self) -> Callable[[], int]:
+        """One epoch of FuxiCTR's own loop over its own loader."""
+        columns, labels = self.log.flat()
+        arrays = columns | {name: labels[:, at] for at, name in enumerate(self.log.labels)}
+        return _fuxictr_nets.trainer(self.net, arrays, BATCH)
+
+    def auc(self, log: Log) -> float:
+        columns, labels = log.flat()
+        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+        return auc(labels[:, 0], _fuxictr_nets.predicted(self.net, tensors))
+
+
+def fuxi(model: str, log: Log) -> list[Fuxi]:
+    """FuxiCTR's model of that name, or nothing where it is missing."""
+    if not _fuxictr_nets.installed():
+        return []
+    return [Fuxi(_fuxictr_nets.net(model, fuxi_columns(log), LEARNING_RATE), log)]
+
+
 # by turns
 
 
@@ -360,13 +441,22 @@ def steps_by_turns(rounds: int, *sides: tuple[Callable[[Any], int], list[Any]]) 
     return [median(own[3:]) for own in rates]
 
 
-def row(name: str, peer: float, ours: float) -> None:
-    print(f"{name:<28}{peer:>14,.0f}{ours:>14,.0f}{ours / peer:>9.1f} x", flush=True)
-    result(name, ours, peer, "rows/s", "≥ 4" if name.startswith("MMoE") else "≥ 6")
+TARGETS = {"MMoE": "≥ 4", "DCN-V2": "≥ 4", "DIN": "≥ 6"}
+
+
+def row(name: str, peers: Sequence[float], ours: float) -> None:
+    """A line and a result for each peer. peers: rows per second of torch-rechub and, where installed, FuxiCTR."""
+    ratios = "".join(f"{peer:>14,.0f}{ours / peer:>8.1f} x" for peer in peers)
+    print(f"{name:<30}{ours:>12,.0f}{ratios}", flush=True)
+    for peer, rate_ in zip(PEERS, peers, strict=False):
+        result(f"{name}, {peer}", ours, rate_, "rows/s", TARGETS[name.split()[0]])
+
+
+PEERS = ("torch-rechub", "FuxiCTR")
 
 
 def head() -> None:
-    print(f"{'rows per second':<28}{'torch-rechub':>14}{'tamis':>14}{'ratio':>11}")
+    print(f"{'rows per second':<30}{'tamis':>12}" + "".join(f"{peer:>14}{'ratio':>10}" for peer in PEERS))
 
 
 def mmoe(rounds: int, threads: int) -> None:
@@ -379,33 +469,120 @@ def mmoe(rounds: int, threads: int) -> None:
         embedding_spread=INITIAL_SPREAD,
     )
     alone, grouped = mmoe_log(10 * BATCH, 1), mmoe_log(10 * BATCH // 16, 16)
-    peer, theirs = peer_step(peer_mmoe(alone)), peer_ready(alone)
+    others = fuxi("MMoE", alone)
     rates = steps_by_turns(
         rounds,
-        (peer, theirs),
         (our_step(our_net(alone, shape)), ours_ready(alone)),
         (our_step(our_net(grouped, shape)), ours_ready(grouped)),
         (our_step(our_net(grouped, shape), "mixed"), ours_ready(grouped)),
+        (peer_step(peer_mmoe(alone)), peer_ready(alone)),
+        *((other.step, other.ready()) for other in others),
     )
-    row("MMoE step, alone", rates[0], rates[1])
-    row("MMoE step, grouped", rates[0], rates[2])
-    row("MMoE step, grouped, mixed", rates[0], rates[3])
-    epoch, longer = peer_trainer(peer_mmoe(alone), alone), mmoe_log(50 * BATCH // 16, 16)
-    full, mixed = our_net(longer, shape), our_net(longer, shape)
-    turns = [
-        (
-            rate(epoch),
-            rate(partial(our_epoch, full, longer, threads)),
-            rate(partial(our_epoch, mixed, longer, threads, "mixed")),
-        )
-        for _ in range(7)
+    for name, ours in zip(("alone", "grouped", "grouped, mixed"), rates, strict=False):
+        row(f"MMoE step, {name}", rates[3:], ours)
+    trainers("MMoE", shape, peer_mmoe(alone), alone, others, mmoe_log(50 * BATCH // 16, 16), threads)
+
+
+def trainers(
+    name: str,
+    shape: MultitaskShape,
+    peer: torch.nn.Module,
+    alone: Log,
+    others: list[Fuxi],
+    grouped: Log,
+    threads: int,
+) -> None:
+    """Epochs by turns: tamis over `grouped` in both precisions, the peers over `alone`."""
+    full, mixed = our_net(grouped, shape), our_net(grouped, shape)
+    works = [
+        partial(our_epoch, full, grouped, threads),
+        partial(our_epoch, mixed, grouped, threads, "mixed"),
+        peer_trainer(peer, alone),
+        *(other.trainer() for other in others),
     ]
-    theirs, exact, rounded = (median(own) for own in zip(*turns, strict=True))
-    row("MMoE trainer, grouped", theirs, exact)
-    row("MMoE trainer, grouped, mixed", theirs, rounded)
+    exact, rounded, *peers = epochs_by_turns(5, works)
+    row(f"{name} trainer, grouped", peers, exact)
+    row(f"{name} trainer, grouped, mixed", peers, rounded)
 
 
-def din(rounds: int, threads: int, requests: int, epochs: int = 6) -> None:
+def epochs_by_turns(rounds: int, works: Sequence[Callable[[], int]]) -> list[float]:
+    """Median rows per second of each, one epoch each in turn."""
+    turns = [[rate(work) for work in works] for _ in range(rounds)]
+    return [median(own) for own in zip(*turns, strict=True)]
+
+
+def compared(
+    name: str, shape: MultitaskShape, peer: Callable[[Log], torch.nn.Module], parts: tuple[Log, Log, Log], threads: int
+) -> None:
+    """Trains all on the same rows by turns: rows per second, and AUC on held-out rows after each pass.
+
+    parts: the rows that all learn from, those that are held out, and a few for single steps.
+    """
+    learn, held, few = parts
+    rounds = 20
+    model = name.replace("-", "").replace("V", "v")
+    steps = fuxi(model, few)
+    rates = steps_by_turns(
+        rounds,
+        (our_step(our_net(few, shape)), ours_ready(few)),
+        (our_step(our_net(few, shape), "mixed"), ours_ready(few)),
+        (peer_step(peer(few)), peer_ready(few)),
+        *((other.step, other.ready()) for other in steps),
+    )
+    row(f"{name} step", rates[2:], rates[0])
+    row(f"{name} step, mixed", rates[2:], rates[1])
+    theirs, full, mixed, others = peer(learn), our_net(learn, shape), our_net(learn, shape), fuxi(model, learn)
+    works = [
+        partial(our_epoch, full, learn, threads),
+        partial(our_epoch, mixed, learn, threads, "mixed"),
+        peer_trainer(theirs, learn),
+        *(other.trainer() for other in others),
+    ]
+    turns, scores = [], []
+    for _ in range(PASSES):
+        turns.append([rate(work) for work in works])
+        own = our_auc(full, held), our_auc(mixed, held)
+        scores.append((*own, peer_auc(theirs, held), *(other.auc(held) for other in others)))
+    rates = [median(own) for own in zip(*turns, strict=True)]
+    row(f"{name} trainer", rates[2:], rates[0])
+    row(f"{name} trainer, mixed", rates[2:], rates[1])
+    told(name, len(learn.item), list(zip(*scores, strict=True)))
+
+
+PASSES = 6
+
+
+def told(name: str, rows: int, scores: list[tuple[float, ...]]) -> None:
+    """Prints and notes the AUC after each pass: tamis, tamis mixed, then the peers."""
+    print(f"{name}: AUC after each pass over {rows:,} rows")
+    for who, own in zip(("tamis", "tamis, mixed", *PEERS), scores, strict=False):
+        print(f"  {who:<14}" + "".join(f"{score:>8.4f}" for score in own))
+    ours, mixed, *peers = (max(own) for own in scores)
+    for form, best in (("", ours), (", mixed", mixed)):
+        for who, peer in zip(PEERS, peers, strict=False):
+            result(f"{name} AUC, best pass{form}, {who}", best, peer, "AUC", "within .002 or above")
+
+
+def dcn(threads: int) -> None:
+    shape = MultitaskShape(
+        attention="mean",
+        experts=1,
+        expert_hidden=(256, 128),
+        tower_hidden=(),
+        wide=False,
+        crosses=("dcn_v2",),
+        embedding_spread=INITIAL_SPREAD,
+    )
+    batch = BATCH // 16
+    log = dcn_log(75 * batch)
+    held = log.part(50 * batch, len(log.user))
+    user = np.repeat(held.user, np.diff(held.first), 0)
+    best = auc(held.labels["click"], click_chance(log.layout, user, held.item))
+    compared("DCN-V2", shape, peer_dcn, (log.part(0, 50 * batch), held, log.part(0, 10 * batch)), threads)
+    print(f"  the true chances: {best:.4f}")
+
+
+def din(threads: int, requests: int) -> None:
     shape = MultitaskShape(
         attention="din",
         experts=1,
@@ -415,27 +592,10 @@ def din(rounds: int, threads: int, requests: int, epochs: int = 6) -> None:
         embedding_spread=INITIAL_SPREAD,
     )
     log = din_log(requests + requests // 2)
-    learn, held = log.part(0, requests), log.part(requests, len(log.user))
-    few = learn.part(0, min(requests, 1600))
-    peer, ours = peer_step(peer_din(few)), our_step(our_net(few, shape))
-    rates = steps_by_turns(rounds, (peer, peer_ready(few)), (ours, ours_ready(few)))
-    row("DIN step", rates[0], rates[1])
-    theirs, full, mixed = peer_din(learn), our_net(learn, shape), our_net(learn, shape)
-    epoch = peer_trainer(theirs, learn)
-    turns, scores = [], []
-    for _ in range(epochs):
-        ours = partial(our_epoch, full, learn, threads), partial(our_epoch, mixed, learn, threads, "mixed")
-        turns.append(tuple(rate(side) for side in (epoch, *ours)))
-        scores.append((peer_auc(theirs, held), our_auc(full, held), our_auc(mixed, held)))
-    rates = [median(own) for own in zip(*turns, strict=True)]
-    row("DIN trainer", rates[0], rates[1])
-    row("DIN trainer, mixed", rates[0], rates[2])
-    print(f"DIN AUC after each pass over {len(learn.item):,} rows (the true probabilities: {best_auc(held):.4f})")
-    for name, own in zip(("torch-rechub", "tamis", "tamis, mixed"), zip(*scores, strict=True), strict=True):
-        print(f"  {name:<14}" + "".join(f"{score:>8.4f}" for score in own))
-    peers, *own = (max(side) for side in zip(*scores, strict=True))
-    for name, best in zip(("DIN AUC, best pass", "DIN AUC, best pass, mixed"), own, strict=True):
-        result(name, best, peers, "AUC", "within .002")
+    held = log.part(requests, len(log.user))
+    few = log.part(0, min(requests, 1600))
+    compared("DIN", shape, peer_din, (log.part(0, requests), held, few), threads)
+    print(f"  the true chances: {best_auc(held):.4f}")
 
 
 def best_auc(log: Log) -> float:
@@ -475,7 +635,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--requests", type=int, default=16_000)
-    parser.add_argument("--only", choices=["mmoe", "din", "score"])
+    parser.add_argument("--only", choices=["mmoe", "dcn", "din", "score"])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(1)  # the peer draws its weights from torch's own generator
@@ -483,8 +643,10 @@ def main() -> None:
         head()
     if given.only in (None, "mmoe"):
         mmoe(given.rounds, given.threads)
+    if given.only in (None, "dcn"):
+        dcn(given.threads)
     if given.only in (None, "din"):
-        din(given.rounds, given.threads, given.requests)
+        din(given.threads, given.requests)
     if given.only in (None, "score"):
         score(given.rounds)
 

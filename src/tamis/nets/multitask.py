@@ -148,7 +148,8 @@ class MultitaskNet(nn.Module):
         if self.crosses is not None:  # embeddings and pooled history are fields, what lies between them are numbers
             of_user = torch.cat([user[0], *user[2:]], 1), user[1]
             of_item = torch.cat([item[0], *item[3:]], 1), torch.cat(item[1:3], 1)
-            item.append(self.crosses(met(of_user, of_item, rows, item_codes.shape[0])))
+            x = met(of_user, of_item, rows, item_codes.shape[0])
+            item.append(self.crosses(x, torch.cat(of_user, 1), rows))
         if self.places is not None:
             unknown = item_dense.new_zeros(item_dense.shape[0], self.places.size)
             item.append(unknown if places is None else self.places(places, (1,)))

@@ -21,11 +21,13 @@ from tamis.nets.crosses.dcn_v2 import DcnV2
 from tamis.nets.crosses.fields import Fields, met
 from tamis.nets.crosses.fm import pooled
 from tamis.nets.crosses.gdcn import Gdcn
+from tamis.nets.crosses.layers_of_dcn import bits, cross
 from tamis.nets.crosses.pair_products import _plainly, pair_products
 from tamis.nets.crosses.senet import Senet
 from tamis.nets.embed import Table
 from tamis.nets.export import export
 from tamis.nets.plans import Cross, MultitaskShape
+from tamis.nets.products import native, precision
 from tamis.nets.session import Session
 from tamis.nets.spread import Rows
 
@@ -460,3 +462,74 @@ def test_the_compiled_products_are_the_plain_ones_in_value_and_slope(count: int)
         torch.autograd.grad(got, (x, right), slope), torch.autograd.grad(want, (x, right), slope), strict=True
     ):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+# the compiled layers of DCN V2
+
+
+def split(fields: Fields, counts: list[int], seed: int = 8) -> tuple[Tensor, Tensor, Rows]:
+    """Users [r, …] and items [n, …] as `Fields.halves` gives them, and whose rows are whose."""
+    random = torch.Generator().manual_seed(seed)
+    row_of = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    own = fields.user * fields.size + fields.user_numbers
+    user = torch.randn(len(counts), own, generator=random).double()
+    item = torch.randn(len(row_of), fields.width - own, generator=random).double()
+    return user, item, Rows.of(row_of, len(counts))
+
+
+@pytest.mark.parametrize("counts", [[3, 4, 2], [5, 0, 1], [1, 1, 1], [9]])
+@pytest.mark.parametrize("numbers", [0, 2])
+def test_the_request_s_half_computed_once_gives_the_same_values_and_slopes(counts: list[int], numbers: int) -> None:
+    fields = replace(FIELDS, user_numbers=numbers, item_numbers=numbers // 2)
+    block = DcnV2(fields, 3, 0, 1, torch.Generator().manual_seed(1)).double()
+    user, item, rows = split(fields, counts)
+    weights = list(block.parameters())
+    found = []
+    for how in ("once", "every row", "plainly"):
+        given, other = user.clone().requires_grad_(), item.clone().requires_grad_()
+        x = fields.joined(given.index_select(0, rows.row_of), other)
+        if how == "once":
+            out = block(x, given, rows)
+        elif how == "every row":
+            out = block(x)
+        else:
+            out = x
+            for layer in block.maps:
+                out = x * (out @ layer.weight.t() + layer.bias) + out
+        found.append((out, *torch.autograd.grad(out.sin().sum(), (given, other, *weights))))
+    for one, two, three in zip(*found, strict=True):
+        torch.testing.assert_close(one, three)
+        torch.testing.assert_close(two, three)
+
+
+def test_one_request_s_rows_are_the_same_with_its_half_apart() -> None:
+    block = dcn_v2(23, 2)
+    block.fields = FIELDS
+    x = some_rows(6)
+    x[:, :8], x[:, 20:22] = x[:1, :8].clone(), x[:1, 20:22].clone()
+    torch.testing.assert_close(block(x, FIELDS.halves(x[:1])[0], None), block(x))
+
+
+def test_rows_of_sixteen_bits_are_read_and_rounded_as_torch_does() -> None:
+    random = torch.Generator().manual_seed(9)
+    x, before, maps = (torch.randn(5, 8, generator=random) for _ in range(3))
+    slim, made = maps.bfloat16(), (torch.empty(5, 8), torch.empty(5, 8, dtype=torch.bfloat16))
+    half, first = torch.randn(1, 8, generator=random), np.arange(6)
+    cross((bits(x), bits(before), bits(slim), bits(half)), (bits(made[0]), bits(made[1])), first, (0, 5))
+    torch.testing.assert_close(made[0], x * (slim.float() + half) + before)
+    assert torch.equal(made[1], made[0].bfloat16())
+
+
+@pytest.mark.skipif(not native(), reason="bfloat16 products are made only where the processor is made for them")
+def test_mixed_precision_moves_values_and_slopes_by_its_rounding_only() -> None:
+    block = DcnV2(FIELDS, 2, 0, 1, torch.Generator().manual_seed(1))
+    user, item, rows = split(FIELDS, [4, 7, 5])
+    slopes = []
+    for numbers in ("float32", "mixed"):
+        given, other = user.float().requires_grad_(), item.float().requires_grad_()
+        with precision(numbers):
+            out = block(FIELDS.joined(given.index_select(0, rows.row_of), other), given, rows)
+            slopes.append((out, *torch.autograd.grad(out.sin().sum(), (given, other, *block.parameters()))))
+    for exact, rounded in zip(*slopes, strict=True):
+        assert not torch.equal(exact, rounded)
+        assert float(((exact - rounded).norm() / exact.norm()).detach()) < 0.02

@@ -13,6 +13,7 @@ from tamis.nets.crosses.gdcn import Gdcn
 from tamis.nets.crosses.senet import Senet
 from tamis.nets.crosses.senet_bilinear import SenetBilinear
 from tamis.nets.plans import Cross, MultitaskShape
+from tamis.nets.spread import Rows
 
 AnyCross = Fm | Dcn | DcnV2 | Gdcn | Senet | Bilinear | SenetBilinear | FinalMlp
 
@@ -26,9 +27,10 @@ class Crosses(nn.Module):
         self.width = sum(block.width for block in blocks)
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, width]."""
-        return torch.cat([block(x) for block in self.blocks], 1)
+    def forward(self, x: Tensor, user: Tensor | None = None, rows: Rows | None = None) -> Tensor:
+        """[n, width]. user: [r, …] the user's half of the rows (`Fields.halves`), each request's once; rows: whose."""
+        out = [block(x, user, rows) if isinstance(block, DcnV2) else block(x) for block in self.blocks]
+        return torch.cat(out, 1) if len(out) > 1 else out[0]
 
 
 def _cross(name: Cross, fields: Fields, shape: MultitaskShape, generator: torch.Generator) -> AnyCross:

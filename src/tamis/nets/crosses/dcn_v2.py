@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tamis.nets.crosses.fields import Fields
+from tamis.nets.crosses.layers_of_dcn import layers
 from tamis.nets.layers import Affine, linear, uniform
+from tamis.nets.spread import Rows
 
 
 class LowRank(nn.Module):
@@ -47,12 +49,40 @@ class DcnV2(nn.Module):
 
     def __init__(self, fields: Fields, depth: int, rank: int, experts: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.width = fields.width
+        self.fields, self.width = fields, fields.width
         self.maps = nn.ModuleList(linear_map(self.width, rank, experts, generator) for _ in range(depth))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, width]."""
-        out = x
-        for of_layer in self.maps:
-            out = torch.addcmul(out, x, of_layer(out))
-        return out
+    def forward(self, x: Tensor, user: Tensor | None = None, rows: Rows | None = None) -> Tensor:
+        """[n, width]. user: [r, …] the user's half of the rows, each request's once; rows: whose.
+
+        With full matrices and `user` the first layer's product with that half is made once per request.
+        """
+        full = [of_layer for of_layer in self.maps if isinstance(of_layer, Affine)]
+        if not full:
+            out = x
+            for of_layer in self.maps:
+                out = torch.addcmul(out, x, of_layer(out))
+            return out
+        weights: list[Tensor] = [of_layer.weight for of_layer in full]
+        biases: list[Tensor] = [of_layer.bias for of_layer in full]
+        if user is not None and rows is None:
+            return self._one_request(x, user, weights, biases)
+        if torch.onnx.is_in_onnx_export():
+            return _layers(x, x, weights, biases)
+        shared = None
+        if user is not None and rows is not None and 2 * len(user) <= len(x):
+            shared = user, rows
+        return layers(x, shared, self.fields, weights, biases)
+
+    def _one_request(self, x: Tensor, user: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+        """The same by plain operations, all rows of the only user [1, …]."""
+        of_user, of_item = self.fields.halves(weights[0])
+        base = torch.addmm(biases[0], user, of_user.t())
+        out = torch.addcmul(x, x, torch.mm(self.fields.halves(x)[1], of_item.t()) + base)
+        return _layers(x, out, weights[1:], biases[1:])
+
+
+def _layers(x: Tensor, out: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    for weight, bias in zip(weights, biases, strict=True):
+        out = torch.addcmul(out, x, torch.addmm(bias, out, weight.t()))
+    return out

@@ -52,6 +52,17 @@ class Fields:
         user = torch.cat([x[:, :middle], x[:, self.embedded : numbers]], 1)
         return user, torch.cat([x[:, middle : self.embedded], x[:, numbers:]], 1)
 
+    def joined(self, user: Tensor, item: Tensor) -> Tensor:
+        """[n, width] the rows whose `halves` these are."""
+        own, other = self.user * self.size, self.item * self.size
+        return torch.cat([user[:, :own], item[:, :other], user[:, own:], item[:, other:]], 1)
+
+    def add_item(self, x: Tensor, item: Tensor) -> None:
+        """Adds to rows x [n, width], in place, what is given for the item's half [n, …]."""
+        other = self.item * self.size
+        x[:, self.user * self.size : self.embedded] += item[:, :other]
+        x[:, self.embedded + self.user_numbers :] += item[:, other:]
+
 
 def met(user: tuple[Tensor, Tensor], item: tuple[Tensor, Tensor], rows: Rows | None, count: int) -> Tensor:
     """[n, width] the rows of `Fields`, from (fields, numbers) of the requests [r, …] and of the candidates [n, …].
