@@ -391,8 +391,8 @@ SINGLE = {
         "mlp2_batch_norm": True,
         "use_fs": True,
         "fs_hidden_units": [64],
-        "fs1_context": ["context.tab"],
-        "fs2_context": ["item.item_id"],
+        "fs1_context": ["context_tab"],
+        "fs2_context": ["item_item_id"],
         "num_heads": 4,
     },
 }
@@ -441,7 +441,12 @@ def kuairand_columns(parts: list[tuple[Inputs, Samples]]) -> list[Columns]:
         numbers = np.clip((numbers - scale[0]) / scale[1], -8, 8).astype(np.float32)
         names = (*shape.user_dense, *shape.item_dense, *shape.item_dynamic)
         named = {f"number {at} {name}": numbers[:, at] for at, name in enumerate(names)}
-        out.append(Columns(codes, {h: samples.labels[h] for h in HEADS}, sizes, bags, shared, named))
+        plain = [{key.replace(".", "_"): value for key, value in part.items()} for part in (codes, bags, sizes, named)]
+        shared = {
+            key.replace(".", "_"): value.replace(".", "_") for key, value in shared.items()
+        }  # torch wants no dots
+        labels = {head: samples.labels[head] for head in HEADS}
+        out.append(Columns(plain[0], labels, plain[2], plain[1], shared, plain[3]))
     return out
 
 
