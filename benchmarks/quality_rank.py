@@ -346,7 +346,6 @@ def adult(seeds: int) -> None:
 
 HEADS = ("click", "long_view", "profile_enter", "like")
 CHANGES: dict[str, dict[str, Any]] = {
-    "template": {},
     "no cross": {"crosses": ()},
     "no cross, no wide": {"crosses": (), "wide": False},
     "no wide": {"wide": False},
@@ -450,49 +449,62 @@ def kuairand_columns(parts: list[tuple[Inputs, Samples]]) -> list[Columns]:
     return out
 
 
-def kuairand(seeds: int) -> None:
-    ranker, inputs, live, frozen = kuairand_inputs()
-    parts = [(inputs, inputs.train), (inputs, inputs.valid), (live, live.valid), (frozen, frozen.valid)]
-    users = [np.repeat(samples.user, np.diff(samples.first)) for _, samples in parts]
-    print("kuairand: " + ", ".join(f"{len(samples.item):,}" for _, samples in parts[:3]), "rows")
+@dataclass(frozen=True)
+class Days:
+    """The rows of KuaiRand: training, validation, live and frozen test rows, each with its inputs."""
 
-    def show(name: str, said: list[dict[str, np.ndarray]]) -> dict[str, list[float]]:
-        """AUC and GAUC on validation, live and frozen rows."""
-        out = {}
-        for head in HEADS:
-            out[head] = []
-            for (_, samples), whose, own in zip(parts[1:], users[1:], said, strict=True):
-                out[head] += [auc(samples.labels[head], own[head]), gauc(samples.labels[head], own[head], whose)]
-            print(f"{name:24} {head:14} " + " ".join(f"{x:.4f}" for x in out[head]), flush=True)
-        return out
+    ranker: MultitaskConfig
+    parts: list[tuple[Inputs, Samples]]
 
-    def ours(changes: dict[str, Any], seed: int) -> list[dict[str, np.ndarray]]:
+    def ours(self, changes: dict[str, Any], seed: int) -> list[dict[str, np.ndarray]]:
+        """Scores of the validation and test rows by the template's net with some settings changed.
+
+        Every head is a rate per impression, as with the peers.
+        """
+        ranker, inputs = self.ranker, self.parts[0][0]
         shape = replace(plan_of(MultitaskShape, ranker), **changes)
         heads = HeadPlan(ranker.heads, frozenset(), ranker.head_weights, ranker.play_loss, ranker.play_limit_seconds)
         plan = replace(plan_of(TrainingPlan, ranker), threads=1)
         net = fit_multitask(shape, plan, heads, inputs, seed).net
-        return [predict(net, side, samples) for side, samples in parts[1:]]
+        return [predict(net, side, samples) for side, samples in self.parts[1:]]
 
-    print(f"{'':40}validation AUC, GAUC; live AUC, GAUC; frozen AUC, GAUC")
-    found = [show(f"tamis, seed {seed}", ours({}, seed)) for seed in range(1, seeds + 1)]
-    columns = kuairand_columns(parts)
-    peers = {}
-    for name in ("MMoE", "PLE"):
-        peers[f"torch-rechub {name}"] = show(f"torch-rechub {name}", _rechub.predicted(name, columns, seed=1))
-    if _fuxictr.installed():
-        for name, settings in SINGLE.items():
-            said: list[dict[str, np.ndarray]] = [{}, {}, {}]
+    def show(self, name: str, said: list[dict[str, np.ndarray]]) -> dict[str, list[float]]:
+        """AUC and GAUC of each head on validation, live and frozen rows."""
+        out: dict[str, list[float]] = {head: [] for head in HEADS}
+        for head, own in out.items():
+            for (_, samples), scores in zip(self.parts[1:], said, strict=True):
+                users = np.repeat(samples.user, np.diff(samples.first))
+                truth = samples.labels[head]
+                own += [auc(truth, scores[head]), gauc(truth, scores[head], users)]
+            print(f"{name:24} {head:14} " + " ".join(f"{x:.4f}" for x in own), flush=True)
+        return out
+
+    def peers(self) -> list[dict[str, list[float]]]:
+        columns = kuairand_columns(self.parts)
+        out = [self.show(f"torch-rechub {name}", _rechub.predicted(name, columns, seed=1)) for name in ("MMoE", "PLE")]
+        for name, settings in SINGLE.items() if _fuxictr.installed() else ():
+            said: list[dict[str, np.ndarray]] = [{} for _ in columns[1:]]
             for head in HEADS:
                 own, _ = _fuxictr.predicted(name, settings, (columns[0], columns[1], tuple(columns[1:])), head, 1)
                 for part, score in zip(said, own, strict=True):
                     part[head] = score
-            peers[f"FuxiCTR {name}"] = show(f"FuxiCTR {name}", said)
+            out.append(self.show(f"FuxiCTR {name}", said))
+        return out
+
+
+def kuairand(seeds: int) -> None:
+    ranker, inputs, live, frozen = kuairand_inputs()
+    days = Days(ranker, [(inputs, inputs.train), (inputs, inputs.valid), (live, live.valid), (frozen, frozen.valid)])
+    print("kuairand: " + ", ".join(f"{len(samples.item):,}" for _, samples in days.parts[:3]), "rows")
+    print(f"{'':40}validation AUC, GAUC; live AUC, GAUC; frozen AUC, GAUC")
+    found = [days.show(f"tamis, seed {seed}", days.ours({}, seed)) for seed in range(1, seeds + 1)]
+    peers = days.peers()
     for head in HEADS:
         for at, what in enumerate(("live AUC", "live GAUC", "frozen AUC", "frozen GAUC"), 2):
             mean = float(np.mean([one[head][at] for one in found]))
-            result(f"kuairand {head} {what}", mean, max(peer[head][at] for peer in peers.values()), "", "> every peer")
-    for name, changes in list(CHANGES.items())[1:]:
-        show(name, ours(changes, 1))
+            result(f"kuairand {head} {what}", mean, max(peer[head][at] for peer in peers), "", "> every peer")
+    for name, changes in CHANGES.items():
+        days.show(name, days.ours(changes, 1))
 
 
 def main() -> None:
