@@ -250,9 +250,17 @@ OUR_SHAPE = MultitaskShape(
     expert_hidden=(256, 128),
     tower_hidden=(),
     dropout=0.4,
+    wide=False,
 )
 OUR_PLAN = TrainingPlan(
-    epochs=20, batch_size=2048, embedding_learning_rate=4e-2, decay_to=0.0, l2=2e-4, patience=4, threads=1
+    epochs=22,
+    batch_size=2048,
+    learning_rate=3e-3,
+    embedding_learning_rate=4e-2,
+    decay_to=0.0,
+    l2=2e-4,
+    patience=5,
+    threads=1,
 )
 
 
