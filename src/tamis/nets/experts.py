@@ -64,6 +64,7 @@ class Experts(nn.Module):
     The first layer of all experts and all gates is split in a user half, computed per request, and an item half.
 
     reach: [t, e] which experts each task's gate may use; None = all.   layers: (experts, units) of each hidden layer.
+    gate_dropout, dropout: shares of the gates and of the hidden units that are left out in training.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Experts(nn.Module):
         user, item = widths
         self.tasks, self.experts, self.hidden = tasks, experts, tuple(hidden)
         self.layers = tuple((experts, units) for units in hidden)
-        self.gate_dropout = 0.1
+        self.gate_dropout, self.dropout = 0.1, 0.0
         self.reach: Tensor | None = None
         self.user_first = linear(user, experts * hidden[0], generator, fan_in=user + item)
         self.item_first = linear(item, experts * hidden[0], generator, bias=False, fan_in=user + item)
@@ -109,7 +110,7 @@ class Experts(nn.Module):
         half = self.user_first(user)
         if not self.deeper:
             only: Tensor = spread(half, rows) + self.item_first(item)
-            out = only.view(-1, self.experts, self.hidden[0]).transpose(0, 1)
+            out = self._dropped(only.view(-1, self.experts, self.hidden[0]).transpose(0, 1))
             return gated(out, personal[0], rows) if personal else out
         if rows is None:
             first = (half + self.item_first(item)).relu()
@@ -117,13 +118,17 @@ class Experts(nn.Module):
             first = meet(half, item, self.item_first.weight, rows)
         if personal:
             first = gated(first.unsqueeze(0), personal[0].flatten(1).unsqueeze(1), rows).squeeze(0)
-        out = fan_out(first, self.deeper[0], self.biases[0])
+        out = fan_out(self._dropped(first), self.deeper[0], self.biases[0])
         for depth in range(1, len(self.hidden)):
             if depth > 1:
                 out = torch.baddbmm(self.biases[depth - 1], out.relu(), self.deeper[depth - 1])
+            out = self._dropped(out)
             if personal:
                 out = gated(out, personal[depth], rows)
         return out
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return dropped(x, self.dropout if self.training else 0.0, self._chance)
 
 
 def drawn(raw: Tensor, dropout: float, reach: Tensor | None, chance: torch.Generator) -> Tensor:
@@ -140,6 +145,16 @@ def drawn(raw: Tensor, dropout: float, reach: Tensor | None, chance: torch.Gener
         return reach.expand(raw.shape).contiguous()
     keep &= reach
     return torch.where(keep.any(-1, keepdim=True), keep, reach)
+
+
+def dropped(x: Tensor, share: float, chance: torch.Generator) -> Tensor:
+    """x with each number set to 0 with the chance `share`, the others enlarged to keep the mean.
+
+    Before a relu as good as after it: no factor is below 0.
+    """
+    if not share > 0:
+        return x
+    return x * torch.empty_like(x).bernoulli_(1.0 - share, generator=chance).div_(1.0 - share)
 
 
 def gates_of(raw: Tensor, reach: Tensor | None) -> Tensor:

@@ -161,10 +161,10 @@ def _experts(widths: tuple[int, int], heads: int, shape: MultitaskShape, generat
     if shape.mixture == "ple":
         counts = shape.experts, shape.head_experts
         ple = Ple(widths, heads, counts, shape.expert_hidden, shape.extraction_levels, generator)
-        ple.drop_gates(shape.gate_dropout)
+        ple.drop(shape.gate_dropout, shape.dropout)
         return ple
     experts = Experts(widths, heads, shape.experts, shape.expert_hidden, generator)
-    experts.gate_dropout = shape.gate_dropout
+    experts.gate_dropout, experts.dropout = shape.gate_dropout, shape.dropout
     return experts
 
 

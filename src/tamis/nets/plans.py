@@ -67,6 +67,7 @@ class MultitaskShape:
     bilinear_weights, bilinear_form: see `crosses.bilinear`.
     stream_hidden: layers of each stream of final_mlp.   stream_heads: of their fusion, a divisor of the last layer.
     gate_dropout: share of gate weights masked in training, against gates that pick a single expert.
+    dropout: share of the experts' hidden units left out in training, where few rows would be learnt by heart.
     wide: beside the towers, a straight line from the inputs to every head, and a weight of its own for each head and
     code of the item.
     powers: squares and roots of all numbers besides them, see `embed.Standardize`.
@@ -81,6 +82,7 @@ class MultitaskShape:
     expert_hidden: tuple[int, ...] = (128, 64)
     tower_hidden: tuple[int, ...] = (32,)
     gate_dropout: float = 0.1
+    dropout: float = 0.0
     mixture: Mixture = "mmoe"
     head_experts: int = 1
     extraction_levels: int = 2

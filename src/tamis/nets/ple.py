@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from tamis.nets.experts import Experts, blend, drawn, gates_of
+from tamis.nets.experts import Experts, blend, drawn, dropped, gates_of
 from tamis.nets.layers import uniform
 from tamis.nets.personal import gated
 from tamis.nets.spread import Rows
@@ -47,10 +47,10 @@ class Ple(nn.Module):
         )
         self.layers = self.first.layers * levels
 
-    def drop_gates(self, share: float) -> None:
-        """Masks this share of the gate weights in training."""
+    def drop(self, gates: float, units: float) -> None:
+        """Leaves out these shares of the gates and of the hidden units in training."""
         for level in (self.first, *self.deeper):
-            level.gate_dropout = share
+            level.gate_dropout, level.dropout = gates, units
 
     def forward(self, user: Tensor, item: Tensor, rows: Rows | None, personal: Sequence[Tensor] = ()) -> Tensor:
         """[t, n, hidden[-1]] of user [r, …] and item [n, …]. personal: a gate for each of `layers`, or none."""
@@ -83,7 +83,7 @@ class Level(nn.Module):
     def __init__(self, owner: Tensor, reach: Tensor, hidden: Sequence[int], generator: torch.Generator) -> None:
         super().__init__()
         groups, experts = reach.shape
-        self.gate_dropout = 0.1
+        self.gate_dropout, self.dropout = 0.1, 0.0
         self.owner: Tensor
         self.reach: Tensor
         self.register_buffer("owner", owner, persistent=False)
@@ -105,6 +105,7 @@ class Level(nn.Module):
         out = x.index_select(0, self.owner)
         for depth, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             out = torch.baddbmm(bias, out.relu() if depth else out, weight)
+            out = dropped(out, self.dropout if self.training else 0.0, self._chance)
             if personal:
                 out = gated(out, personal[depth], rows)  # a gate is above 0: before the relu is as good as after it
         keep = drawn(raw, self.gate_dropout if self.training else 0.0, self.reach, self._chance)

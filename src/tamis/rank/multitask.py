@@ -78,6 +78,7 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     expert_hidden: tuple[int, ...] = (128, 64)  # layers of each expert
     tower_hidden: tuple[int, ...] = (32,)  # hidden layers of each head's tower
     gate_dropout: ShareBelowOne = 0.1  # share of gate weights masked in training
+    dropout: ShareBelowOne = 0.0  # share of the experts' hidden units left out in training
     mixture: Mixture = "mmoe"  # "ple": each head has experts of its own beside the shared ones, in levels
     head_experts: AtLeastOne = 1  # of "ple": each head's own experts
     extraction_levels: AtLeastOne = 2  # of "ple"

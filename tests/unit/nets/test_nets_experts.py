@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tamis.nets.experts import Experts, GateUse, _Mix, mix
+from tamis.nets.experts import Experts, GateUse, _Mix, dropped, mix
 from tamis.nets.spread import Rows
 
 EXPERTS = torch.tensor([[[1.0, 0, 2], [0, 1, -1], [3, 3, 0]]])  # [n = 1, e = 3, h = 3]
@@ -167,3 +167,30 @@ def test_the_monitor_flags_polarized_gates_and_dead_experts() -> None:
     healthy = GateUse.of(torch.full((10, 2, 3), 1 / 3))
     assert healthy.polarized == ()
     assert healthy.dead == ()
+
+
+@pytest.mark.parametrize("hidden", [(8,), (8, 4), (8, 6, 4)])
+def test_dropout_leaves_out_its_share_of_hidden_units_in_training_alone(hidden: tuple[int, ...]) -> None:
+    net = Experts((6, 10), 1, 2, hidden, torch.Generator().manual_seed(1))
+    net.gate_dropout, (user, item, rows) = 0.0, sides(20, 20)
+    plain = net.outputs(user, item, rows)
+    net.dropout = 0.5
+    left_out = net.outputs(user, item, rows)
+    there = plain > 0
+    assert 0.4 < float((left_out[there] == 0).float().mean()) < (0.6 if len(hidden) == 1 else 0.9)
+    assert not torch.equal(left_out, net.outputs(user, item, rows))
+    if len(hidden) == 1:
+        kept = there & (left_out > 0)
+        torch.testing.assert_close(left_out[kept], 2.0 * plain[kept])
+    torch.testing.assert_close(net.eval().outputs(user, item, rows), plain)
+
+
+def test_dropped_numbers_keep_their_mean_and_carry_no_gradient() -> None:
+    x = torch.ones(200, 500, requires_grad=True)
+    out = dropped(x, 0.25, torch.Generator().manual_seed(1))
+    assert float(out.detach().mean()) == pytest.approx(1.0, abs=0.01)
+    assert float((out == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
+    out.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad == 0, out == 0)
+    assert dropped(x, 0.0, torch.Generator()) is x

@@ -106,11 +106,11 @@ def test_dropped_gates_never_let_another_heads_expert_in() -> None:
 
 def test_training_masks_gates_in_every_level_and_evaluation_none() -> None:
     net, (user, item, rows) = ple(2), sides()
-    net.drop_gates(0.5)
+    net.drop(0.5, 0.0)
     assert torch.equal(net(user, item, rows), net(user, item, rows))
     net.train()
     assert not torch.equal(net(user, item, rows), net(user, item, rows))
-    net.drop_gates(0.0)
+    net.drop(0.0, 0.0)
     assert torch.equal(net(user, item, rows), net(user, item, rows))
 
 
@@ -126,3 +126,15 @@ def test_personal_gates_reach_the_layers_of_all_levels() -> None:
         torch.testing.assert_close(
             net(user[:1], item[:4], None, [gate[:1] for gate in other]), net(user, item, rows, other)[:, :4]
         )
+
+
+def test_dropout_reaches_every_level_in_training_alone() -> None:
+    net, (user, item, rows) = ple(2), sides()
+    plain = net(user, item, rows)
+    net.drop(gates=0.0, units=0.5)
+    torch.testing.assert_close(net(user, item, rows), plain)
+    net.train()
+    one = net(user, item, rows)
+    net.first.dropout = 0.0
+    assert not torch.allclose(one, plain)
+    assert not torch.allclose(net(user, item, rows), plain)  # the second level's own share
