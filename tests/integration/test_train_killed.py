@@ -43,7 +43,7 @@ def test_a_killed_training_is_resumed_to_the_same_bundle(feed: Project, part: st
         assert time.monotonic() < limit
         time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.communicate()
     (unfinished,) = feed.bundles.iterdir()
     resumed = start(feed.folder, "--resume")
     said = resumed.communicate(timeout=300)[0].decode()
@@ -52,7 +52,8 @@ def test_a_killed_training_is_resumed_to_the_same_bundle(feed: Project, part: st
     made = open_bundle(feed.bundles)
     assert made.name == unfinished.name
     anew = start(feed.folder)
-    assert anew.wait(timeout=300) == 0
+    assert anew.communicate(timeout=300)
+    assert anew.returncode == 0
     wanted = open_bundle(feed.bundles)
     assert wanted.name != made.name
     assert made.manifest.files == wanted.manifest.files

@@ -39,7 +39,7 @@ def flat(plan: ContrastPlan | LightPlan) -> dict[str, Any]:
         (
             ranker := MultitaskConfig(**WISH, l2=0.125, decay_to=0.5, experts=2, wide=False, threads=1),
             {**asdict(plan_of(MultitaskShape, ranker)), **asdict(plan_of(TrainingPlan, ranker))},
-            {"heads", "head_weights", "per_click", "play_loss", "play_limit_seconds", "calibration"},
+            {"heads", "head_weights", "per_click", "play_loss", "play_limit_seconds", "calibration", "finished_share"},
         ),
     ],
 )
