@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from tamis.data.dataset import Events
 from tamis.data.negatives import there_since
+from tamis.data.picks import ranges
 from tamis.data.samples import Samples
 from tamis.errors import ConfigError
 from tamis.features.batch import NetBatch
@@ -144,7 +145,7 @@ class Inputs:
         begin, end = samples.first[requests], samples.first[requests + 1]
         counts = end - begin
         row_of = np.repeat(np.arange(len(requests)), counts)
-        rows = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(begin, counts)
+        rows = ranges(begin, counts)
         items = self.catalog.features(samples.item[rows])
         return NetBatch(
             user_codes=sides.user.codes[requests],

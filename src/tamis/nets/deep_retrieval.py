@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tamis.data.picks import spaced
 from tamis.data.samples import Samples
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import tensor
@@ -153,7 +154,7 @@ class _Rounds:
         self.kept: list[NDArray[np.int64]] = []
         self.rows, self.starts = positives_of(inputs.valid, plan.contrast)
         requests = np.flatnonzero(np.diff(self.starts))
-        self.asked = requests[:: max(1, len(requests) // plan.contrast.judge_requests)]
+        self.asked = spaced(requests, plan.contrast.judge_requests)
 
     def with_paths(self, batch: ContrastBatch, drawer: Drawer, requests: NDArray[np.int64]) -> PathBatch:
         """The batch with the paths that its positives have now."""

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.data.picks import ranges
 from tamis.data.samples import Samples
 from tamis.errors import ConfigError
 from tamis.nets.labels import SHOWN
@@ -155,8 +156,7 @@ class Drawer:
     def positives(self, requests: NDArray[np.int64]) -> NDArray[np.int64]:
         """[p] the rows of all positives of these requests, request by request."""
         counts = self.per_request[requests]
-        at = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.asarray(self.rows[np.repeat(self.starts[requests], counts) + at])
+        return np.asarray(self.rows[ranges(self.starts[requests], counts)])
 
     def wanted(self, requests: NDArray[np.int64]) -> NDArray[np.int64]:
         """[p] their items."""
@@ -220,5 +220,4 @@ class _Pairs:
         begin = self._starts[users]
         counts = self._starts[users + 1] - begin
         row = np.repeat(np.arange(len(users)), counts)
-        at = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(begin, counts)
-        return row, self._item[at]
+        return row, self._item[ranges(begin, counts)]

@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tamis.data.picks import spaced
 from tamis.data.samples import Samples
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import tensor
@@ -24,7 +25,7 @@ class RecallJudge:
         self.inputs, self.k = inputs, plan.judge_k
         self.rows, self.starts = positives_of(inputs.valid, plan)
         requests = np.flatnonzero(np.diff(self.starts))
-        self.requests = requests[:: max(1, len(requests) // plan.judge_requests)]
+        self.requests = spaced(requests, plan.judge_requests)
 
     def recall(self, towers: Towers) -> float:
         """Share of the positives among their user's k best items; 0 without validation rows."""

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tamis.data.picks import spaced
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.metrics import auc
@@ -138,7 +139,7 @@ def _judged(net: LightNet, inputs: Inputs, head: str) -> float:
     valid = inputs.valid
     if head not in valid.labels or not len(valid.item):
         return 0.0
-    requests = np.arange(len(valid))[:: max(1, len(valid) // _JUDGE_REQUESTS)]
+    requests = spaced(np.arange(len(valid)), _JUDGE_REQUESTS)
     labels, logits = [], []
     for start in range(0, len(requests), 256):
         batch = tensors(inputs.batch(valid, requests[start : start + 256]))

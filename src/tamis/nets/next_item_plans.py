@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.data.picks import ranges
 from tamis.errors import ConfigError
 from tamis.nets.plans import TrainingPlan
 
@@ -80,9 +81,3 @@ class YoutubePlan:
     negatives: int = 8192
     judge_k: int = 100
     judge_requests: int = 2000
-
-
-def ranges(first: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """first[j], first[j] + 1, …, lengths[j] of them, for each j in turn."""
-    numbers: NDArray[np.int64] = np.repeat(first - (np.cumsum(lengths) - lengths), lengths)
-    return numbers + np.arange(len(numbers))

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tamis.data.picks import ranges
 from tamis.data.samples import Samples
 from tamis.nets.embed import Table
 from tamis.nets.layers import linear
-from tamis.nets.next_item_plans import ranges
 
 PLACES: Final = 100  # later ones share the last code
 _HIDDEN_SHARE: Final = 0.1

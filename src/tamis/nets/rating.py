@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tamis.data.picks import spaced
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import TensorBatch, tensors
 from tamis.nets.embed import Standardize, Table, widths_of
@@ -65,7 +66,7 @@ class RatingNet(nn.Module):
     def __init__(self, plan: RatingPlan, inputs: Inputs, mean: float, generator: torch.Generator) -> None:
         super().__init__()
         layout, size, outputs = inputs.layout, plan.embedding_size, 1 + len(plan.stars)
-        requests = np.arange(len(inputs.train))[:: max(1, len(inputs.train) // _MOST_REQUESTS)]
+        requests = spaced(np.arange(len(inputs.train)), _MOST_REQUESTS)
         seen = inputs.batch(inputs.train, requests)
         self.table = Table(layout.table_size, size, generator, plan.embedding_spread)
         self.user_widths, self.item_widths = widths_of(layout.user_fields), widths_of(layout.item_fields)

@@ -19,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tamis.data.picks import ranges, spaced
 from tamis.features.inputs import NO_JOURNAL, Journal
 from tamis.nets.batch import tensor
 from tamis.nets.embed import Table
 from tamis.nets.export import export
 from tamis.nets.layers import linear
 from tamis.nets.loop import Problem, Report, train
-from tamis.nets.next_item_plans import Sequences, SequentialPlan, ranges
+from tamis.nets.next_item_plans import Sequences, SequentialPlan
 from tamis.nets.softmax import Draw, cross_entropy, ranks, unit_rows
 from tamis.nets.tower_plan import without_judge
 from tamis.types import Progress
@@ -219,7 +220,7 @@ class _Judge:
         self.sequences, self.plan = sequences, plan
         starts, learnt = sequences.starts, sequences.learnt
         users = np.flatnonzero((learnt > starts[:-1]) & (learnt < starts[1:]))
-        self.users = users[:: max(1, len(users) // plan.judge_users)]
+        self.users = spaced(users, plan.judge_users)
 
     def ndcg(self, net: SequentialNet) -> float:
         """0 without users to judge by."""

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tamis.data.picks import spaced
 from tamis.features.batch import NetBatch
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import TensorBatch, tensors
@@ -203,7 +204,7 @@ def _judged(net: ThreeTowers, inputs: Inputs, plan: LightPlan) -> float:
     valid = inputs.valid
     if not len(valid.item) or not all(name in valid.labels for name in plan.heads):
         return 0.0
-    requests = np.arange(len(valid))[:: max(1, len(valid) // plan.judge_requests)]
+    requests = spaced(np.arange(len(valid)), plan.judge_requests)
     total, count = 0.0, 0
     for start in range(0, len(requests), 256):
         batch = tensors(inputs.batch(valid, requests[start : start + 256]))

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tamis.data.picks import spaced
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Field, Layout
 from tamis.features.spec import Id
@@ -129,7 +130,7 @@ def _export_side(side: nn.Module, example: dict[str, Tensor], path: Path) -> Non
 
 def numbers_of(inputs: Inputs) -> Numbers:
     """The numbers to standardise by: of some training requests, and of all items that were there by then."""
-    requests = np.arange(len(inputs.train))[:: max(1, len(inputs.train) // _SAMPLE_REQUESTS)]
+    requests = spaced(np.arange(len(inputs.train)), _SAMPLE_REQUESTS)
     user = inputs.sides(inputs.train).user.dense[requests]
     return Numbers(user, inputs.catalog.column("dense", inputs.items_there))
 

@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.data.picks import spaced
 from tamis.errors import ConfigError
 from tamis.features.layout import Field
 from tamis.nets.tower_plan import ViewsPlan
@@ -96,7 +97,7 @@ class Views:
 
 def _nearest(fields: Sequence[Field], catalog: NDArray[np.int32]) -> NDArray[np.int64]:
     """[k, k] for each field itself and then the others, those that tell most about it first."""
-    catalog = catalog[:: max(1, len(catalog) // _MOST_ITEMS)]
+    catalog = spaced(catalog, _MOST_ITEMS)
     columns = [catalog[:, field.start : field.start + field.width] for field in fields]
     told = np.full((len(fields), len(fields)), np.inf)
     for one in range(len(fields)):

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tamis.data.picks import ranges, spaced
 from tamis.data.samples import Samples
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import tensor
@@ -23,7 +24,7 @@ from tamis.nets.draws import acted_rows
 from tamis.nets.embed import Table, widths_of
 from tamis.nets.export import export
 from tamis.nets.loop import Problem, Report, train
-from tamis.nets.next_item_plans import YoutubePlan, ranges
+from tamis.nets.next_item_plans import YoutubePlan
 from tamis.nets.softmax import Draw, cross_entropy, ranks, unit_rows
 from tamis.nets.tower import USER_INPUTS, IdHider, Tower, numbers_of
 from tamis.nets.tower_plan import without_judge
@@ -179,7 +180,7 @@ class _Judge:
         self.inputs, self.target = inputs, np.searchsorted(items, samples.item[rows])
         self.starts, self.count = np.searchsorted(rows, samples.first), len(items)
         requests = np.flatnonzero(np.diff(self.starts))
-        self.requests = requests[:: max(1, len(requests) // plan.judge_requests)]
+        self.requests = spaced(requests, plan.judge_requests)
 
     def recall(self, net: YoutubeNet) -> float:
         """Share of the examples among the k best; 0 without any."""

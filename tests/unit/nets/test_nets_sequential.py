@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from tamis.data.picks import ranges
 from tamis.errors import ConfigError
-from tamis.nets.next_item_plans import Sequences, SequentialPlan, ranges
+from tamis.nets.next_item_plans import Sequences, SequentialPlan
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.sequential import Dropout, Places, SequentialNet, _BatchMaker, _Judge, fit_sequential
 from tamis.nets.session import Session
