@@ -13,6 +13,7 @@ from tamis.features.layout import Field
 from tamis.nets import kernels
 
 INITIAL_SPREAD = 0.05
+_EVEN = 4  # rows of a table are as wide as a multiple of it
 _LEAST_SHARE = 1e-6  # a root has no slope at 0
 
 
@@ -73,6 +74,19 @@ class Table(nn.Module):
             pooled.append(part.flatten(1))
             start += count * width
         return torch.cat(pooled, 1)
+
+
+class CodeWeights(Table):
+    """A linear model of codes: `outputs` weights for every code, all 0 at first."""
+
+    def __init__(self, rows: int, outputs: int, generator: torch.Generator) -> None:
+        super().__init__(rows, -(-outputs // _EVEN) * _EVEN, generator, 0.0)
+        self.outputs, self.first_order = outputs, True
+
+    def sums(self, codes: Tensor, widths: Sequence[int]) -> Tensor:
+        """[n, outputs] the sum over the fields of the weights of their codes; see `Table.forward`."""
+        each: Tensor = self(codes, widths).unflatten(1, (len(widths), self.size))
+        return each[:, :, : self.outputs].sum(1)
 
 
 def widths_of(fields: Sequence[Field]) -> tuple[int, ...]:

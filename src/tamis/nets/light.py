@@ -19,7 +19,7 @@ from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.metrics import auc
 from tamis.nets.batch import TensorBatch, tensors
-from tamis.nets.embed import Standardize, Table, widths_of
+from tamis.nets.embed import CodeWeights, Standardize, Table, widths_of
 from tamis.nets.heads import HeadPlan, Targets, loss, starts
 from tamis.nets.loop import Problem, train
 from tamis.nets.plans import TrainingPlan
@@ -28,7 +28,6 @@ from tamis.nets.thinning import Thinning
 from tamis.nets.tower import IdHider, numbers_of
 from tamis.nets.tower_plan import without_judge
 
-_WIDTH = 4  # columns of the table of single weights, of which the first is read: its rows are as wide as others
 _SPREAD = 0.05  # of new vectors; with zeros no pair would ever learn
 _JUDGE_REQUESTS = 4000
 
@@ -65,8 +64,7 @@ class LightNet(nn.Module):
         self.user_widths = (*widths_of(layout.user_fields), *history)
         self.item_widths = widths_of(layout.item_fields)
         self.bias = nn.Parameter(torch.zeros(()))
-        self.first = Table(layout.table_size, _WIDTH, generator, 0.0)
-        self.first.first_order = True
+        self.first = CodeWeights(layout.table_size, 1, generator)
         self.factors = Table(layout.table_size, factors, generator, _SPREAD) if factors else None
         self.user, self.item, self.dynamic = (Numbers(values, factors, generator) for values in numbers)
 
@@ -86,7 +84,7 @@ class LightNet(nn.Module):
         return logits
 
     def _side(self, codes: Tensor, widths: tuple[int, ...], numbers: _Sums) -> _Sums:
-        first = self.first(codes, widths).unflatten(1, (len(widths), _WIDTH))[:, :, 0].sum(1)
+        first = self.first.sums(codes, widths)[:, 0]
         if self.factors is None:
             return _Sums(first + numbers.first, numbers.total, numbers.squares)
         vectors = self.factors(codes, widths).unflatten(1, (len(widths), self.factors.size))

@@ -27,7 +27,7 @@ from tamis.metrics import auc
 from tamis.nets.batch import TensorBatch, tensors
 from tamis.nets.crosses.chosen import Crosses
 from tamis.nets.crosses.fields import Fields, met
-from tamis.nets.embed import Standardize, Table, widths_of
+from tamis.nets.embed import CodeWeights, Standardize, Table, widths_of
 from tamis.nets.experts import Experts, GateUse
 from tamis.nets.export import export
 from tamis.nets.heads import HeadPlan, Targets, Towers, loss, starts
@@ -38,7 +38,7 @@ from tamis.nets.personal import PersonalGates
 from tamis.nets.plans import MultitaskShape, TrainingPlan
 from tamis.nets.ple import Ple
 from tamis.nets.position import PLACES, PlaceCodes, PositionTower
-from tamis.nets.sequence import DinAttention, DotAttention, mean_pool
+from tamis.nets.sequence import DinAttention, DotAttention, mean_pool, past
 from tamis.nets.spread import Rows, spread
 from tamis.nets.thinning import Thinning
 from tamis.nets.tower import IdHider
@@ -46,7 +46,6 @@ from tamis.nets.tower import IdHider
 log = structlog.get_logger(__name__)
 _SAMPLE_REQUESTS = 5_000
 _JUDGE_ROWS = 8_192
-_EVEN = 4  # rows of a table are as wide as a multiple of it
 INPUTS = ("user_codes", "user_dense", "history_codes", "item_codes", "item_dense", "item_dynamic")
 
 
@@ -98,8 +97,7 @@ class MultitaskNet(nn.Module):
         if shape.wide:
             halves = [linear(width, len(heads), generator, bias=False, fan_in=sum(widths)) for width in widths]
             self.wide = nn.ModuleList(halves)
-            self.first_order = Table(layout.table_size, -(-len(heads) // _EVEN) * _EVEN, generator, 0.0)
-            self.first_order.first_order = True
+            self.first_order = CodeWeights(layout.table_size, len(heads), generator)
 
     def forward(self, batch: Sequence[Tensor], row_of: Tensor | None, places: Tensor | None = None) -> Tensor:
         """Logits [heads, n]. batch: the six `INPUTS`, shaped as in `NetBatch`.
@@ -112,9 +110,8 @@ class MultitaskNet(nn.Module):
         out: Tensor = self.towers(self.experts(user, item, rows, of_experts), of_towers, rows)
         if self.wide is not None:
             of_user, of_item = self.wide
-            each = (len(self.item_widths), self.first_order.size)
-            codes = self.first_order(batch[3], self.item_widths).unflatten(1, each).sum(1)
-            out = out + (spread(of_user(user), rows) + of_item(item) + codes[:, : len(self.heads)]).t()
+            codes = self.first_order.sums(batch[3], self.item_widths)
+            out = out + (spread(of_user(user), rows) + of_item(item) + codes).t()
         return out
 
     def gates(self, batch: Sequence[Tensor], row_of: Tensor | None) -> Tensor:
@@ -136,10 +133,7 @@ class MultitaskNet(nn.Module):
         rows = None if row_of is None else Rows.of(row_of, len(user_codes))
         user = [self.table(user_codes, self.user_widths), self.user_scale(user_dense)]
         item = [self.table(item_codes, self.item_widths), self.item_scale(item_dense), self.dynamic_scale(item_dynamic)]
-        columns = history_codes.shape[2]
-        entries = self.table(history_codes.flatten(0, 1), (1,) * columns)
-        entries = entries.view(*history_codes.shape[:2], columns * self.table.size)
-        there = history_codes[:, :, 0] != 0
+        entries, there = past(self.table, history_codes)
         if self.attention is None:
             user.append(mean_pool(entries, there))
         else:

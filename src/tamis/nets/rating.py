@@ -22,20 +22,19 @@ from torch import Tensor, nn
 from tamis.data.picks import spaced
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import TensorBatch, tensors
-from tamis.nets.embed import Standardize, Table, widths_of
+from tamis.nets.embed import CodeWeights, Standardize, Table, widths_of
 from tamis.nets.export import export
 from tamis.nets.layers import linear
 from tamis.nets.loop import Problem, Report, train
 from tamis.nets.multitask import INPUTS, example_of
 from tamis.nets.plans import TrainingPlan
-from tamis.nets.sequence import mean_pool
+from tamis.nets.sequence import mean_pool, past
 from tamis.nets.spread import Rows, spread
 from tamis.nets.tower import IdHider
 
 OUTPUTS: Final = ("stars", "classes")
 _MOST_REQUESTS: Final = 5_000  # whose numbers are looked at for their spread
 _JUDGE_REQUESTS: Final = 8_192
-_EVEN: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +79,7 @@ class RatingNet(nn.Module):
         self.layers = nn.ModuleList(linear(before, after, generator) for before, after in pairwise(sizes))
         self.user_line = linear(user, outputs, generator, bias=False, fan_in=user + item)
         self.item_line = linear(item, outputs, generator, bias=False, fan_in=user + item)
-        self.weights = Table(layout.table_size, -(-outputs // _EVEN) * _EVEN, generator, 0.0)
-        self.weights.first_order = True
+        self.weights = CodeWeights(layout.table_size, outputs, generator)
         self.mean: Tensor
         self.register_buffer("mean", torch.tensor(mean))
 
@@ -89,25 +87,17 @@ class RatingNet(nn.Module):
         """batch: the six `INPUTS`.   row_of: [n] each row's request; None when all are of the only one."""
         user_codes, user_dense, history_codes, item_codes, item_dense, item_dynamic = batch
         rows = None if row_of is None else Rows.of(row_of, len(user_codes))
-        columns = history_codes.shape[2]
-        entries = self.table(history_codes.flatten(0, 1), (1,) * columns)
-        entries = entries.view(*history_codes.shape[:2], columns * self.table.size)
-        past = mean_pool(entries, history_codes[:, :, 0] != 0)
-        user = torch.cat([self.table(user_codes, self.user_widths), past, self.user_scale(user_dense)], 1)
+        history = mean_pool(*past(self.table, history_codes))
+        user = torch.cat([self.table(user_codes, self.user_widths), history, self.user_scale(user_dense)], 1)
         numbers = self.item_scale(torch.cat([item_dense, item_dynamic], 1))
         item = torch.cat([self.table(item_codes, self.item_widths), numbers], 1)
         hidden = (spread(self.user_first(user), rows) + self.item_first(item)).relu()
         for layer in self.layers[:-1]:
             hidden = layer(hidden).relu()
-        of_user = self._of_codes(user_codes, self.user_widths) + self.user_line(user)
-        of_item = self._of_codes(item_codes, self.item_widths) + self.item_line(item)
+        of_user = self.weights.sums(user_codes, self.user_widths) + self.user_line(user)
+        of_item = self.weights.sums(item_codes, self.item_widths) + self.item_line(item)
         out = self.layers[-1](hidden) + spread(of_user, rows) + of_item
         return Answers(out[:, 0] + self.mean, out[:, 1:])
-
-    def _of_codes(self, codes: Tensor, widths: Sequence[int]) -> Tensor:
-        """[n, outputs] the sum over the fields of the weights of their codes."""
-        each: Tensor = torch.unflatten(self.weights(codes, widths), 1, (len(widths), self.weights.size)).sum(1)
-        return each[:, : self.layers[-1].out_features]
 
 
 def fit_rating(inputs: Inputs, plan: RatingPlan, seed: int, path: Path) -> Report:

@@ -11,12 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from tamis.nets import attention_kernels as kernels
+from tamis.nets.embed import Table
 from tamis.nets.layers import linear, uniform
 from tamis.nets.parallel import PARTS, Span, side_by_side, spans
 from tamis.nets.spread import Rows, spread
 
 Attention = Literal["din", "dot", "mean"]
 _FAR: Final = -1e9
+
+
+def past(table: Table, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """([r, L, V] the embeddings of the entries of histories, [r, L] which are there) from their codes [r, L, c]."""
+    columns = codes.shape[2]
+    entries = table(codes.flatten(0, 1), (1,) * columns)
+    return entries.view(*codes.shape[:2], columns * table.size), codes[:, :, 0] != 0
 
 
 def mean_pool(entries: Tensor, there: Tensor) -> Tensor:
