@@ -11,6 +11,7 @@ the position being unknown to the net.
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,22 +100,13 @@ class Trial:
 
     def _clicks(self, part: Multitask, request: int, items: np.ndarray) -> np.ndarray:
         """[n] the click head's logits of items at the moment of a held-out request."""
-        batch, catalog, layout = (
-            self.test.batch(self.test.valid, np.array([request])),
-            self.inputs.catalog,
-            part.facts.layout,
-        )
+        moment = self.test.batch(self.test.valid, np.array([request]))
+        catalog, layout = self.inputs.catalog, part.facts.layout
         features, dynamic = catalog.features(items), np.array(catalog.column("dynamic", items))
         raw = {name: catalog.column(name, items) for name in layout.item_ages}
         with_ages(layout, dynamic, raw, self.test.valid.time[request])
-        return part.session.run(
-            user_codes=batch.user_codes,
-            user_dense=batch.user_dense,
-            history_codes=batch.history_codes,
-            item_codes=features.codes,
-            item_dense=features.dense,
-            item_dynamic=dynamic,
-        )["click"]
+        asked = replace(moment, item_codes=features.codes, item_dense=features.dense, item_dynamic=dynamic)
+        return part.session.answer(asked)["click"]
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def predicted(ranker: Multitask, inputs: Inputs) -> dict[str, np.ndarray]:
     parts = []
     for request in range(len(inputs.valid)):
         batch = inputs.batch(inputs.valid, np.array([request]))
-        parts.append(ranker.session.run(**{name: getattr(batch, name) for name in ranker.session.inputs}))
+        parts.append(ranker.session.answer(batch))
     return {head: np.concatenate([part[head] for part in parts]) for head in parts[0]}
 
 

@@ -104,7 +104,7 @@ def predicted(part: Rating, test: Inputs, rated: Ratings) -> np.ndarray:
     out = np.empty(len(rated.stars))
     for row in range(len(out)):
         batch = test.batch(rated.samples, np.array([row]))
-        out[row] = part.session.run(**{name: getattr(batch, name) for name in part.session.inputs})["stars"][0]
+        out[row] = part.session.answer(batch)["stars"][0]
     return np.clip(out, 1, 5)
 
 

@@ -88,7 +88,7 @@ def answers(part: Multitask, test: Inputs, durations: np.ndarray) -> dict[str, n
     parts = []
     for request in range(len(test.valid)):
         batch = test.batch(test.valid, np.array([request]))
-        parts.append(part.session.run(**{name: getattr(batch, name) for name in part.session.inputs}))
+        parts.append(part.session.answer(batch))
     logits = {head: np.concatenate([one[head] for one in parts]).astype(np.float64) for head in parts[0]}
     length = np.where(durations > 0, durations, np.nanmean(durations))
     share = {head: 1 / (1 + np.exp(-logits[head])) for head in ("completion", "play_quantile")}

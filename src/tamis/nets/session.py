@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from tamis.errors import ArtifactError
+from tamis.features.batch import NetBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class Session:
         except onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise ValueError(f"an input has a wrong shape: {error}") from None
         return dict(zip(self.outputs, values, strict=True))
+
+    def answer(self, batch: NetBatch) -> dict[str, NDArray[Any]]:
+        """The same for a net whose inputs are called like fields of a batch."""
+        return self.run(**{name: getattr(batch, name) for name in self.inputs})
 
 
 _TYPES: dict[str, np.dtype[Any]] = {

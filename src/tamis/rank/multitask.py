@@ -25,7 +25,7 @@ from scipy.special import expit
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, ShareBelowOne, StepConfig
 from tamis.data.samples import Samples
 from tamis.errors import ArtifactError, ConfigError
-from tamis.features.batch import NetBatch, net_batch
+from tamis.features.batch import net_batch
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.features.lesson import Lesson
@@ -205,7 +205,7 @@ class Multitask:
     def score(self, query: Query, items: Candidates) -> Columns:
         """The columns of the module's docstring, each [n]; probabilities calibrated."""
         count = len(items)
-        logits = self._logits(query, items) if count else {}
+        logits = self.session.answer(net_batch(self.facts.layout, query, items)) if count else {}
         columns: dict[str, NDArray[Any]] = {}
         for head in self.config.heads:
             name = column_of(head)
@@ -226,7 +226,7 @@ class Multitask:
         """What the served net says of every row, one request after the other; of binary heads that it could learn."""
         p = {head: np.empty(len(samples.item)) for head in self.facts.heads if head not in AMOUNTS}
         for request in np.flatnonzero(np.diff(samples.first)):
-            logits = self._run(inputs.batch(samples, np.array([request])))
+            logits = self.session.answer(inputs.batch(samples, np.array([request])))
             for head, out in p.items():
                 raw = expit(logits[head].astype(np.float64))
                 rows = slice(samples.first[request], samples.first[request + 1])
@@ -235,20 +235,6 @@ class Multitask:
                 inputs.progress("teach", int(request), len(samples))
         finite = {head: np.clip(out, _EDGE, 1 - _EDGE) for head, out in p.items()}  # in log-odds
         return Lesson(finite, frozenset(self.facts.per_click))
-
-    def _logits(self, query: Query, items: Candidates) -> dict[str, NDArray[np.float32]]:
-        return self._run(net_batch(self.facts.layout, query, items))
-
-    def _run(self, batch: NetBatch) -> dict[str, NDArray[np.float32]]:
-        """Each head's logits [n] of one request."""
-        return self.session.run(
-            user_codes=batch.user_codes,
-            user_dense=batch.user_dense,
-            history_codes=batch.history_codes,
-            item_codes=batch.item_codes,
-            item_dense=batch.item_dense,
-            item_dynamic=batch.item_dynamic,
-        )
 
     def save(self, folder: Path) -> None:
         """Writes the net, the calibrators and what goes with them."""

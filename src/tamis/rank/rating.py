@@ -113,8 +113,7 @@ class Rating:
         """{"stars": [n] inside the scale, "p_stars_<star>": [n]}; the probabilities of a row sum to 1."""
         if self.session is None or not len(items):
             return {name: np.zeros(len(items)) for name in self.config.columns}
-        batch = net_batch(self.facts.layout, query, items)
-        answers = self.session.run(**{name: getattr(batch, name) for name in self.session.inputs})
+        answers = self.session.answer(net_batch(self.facts.layout, query, items))
         stars = np.clip(answers["stars"].astype(np.float64), self.facts.stars[0], self.facts.stars[-1])
         classes = answers["classes"].astype(np.float64)
         return dict(zip(self.config.columns, (stars, *classes.T), strict=True))
