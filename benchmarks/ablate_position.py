@@ -17,16 +17,15 @@ from pathlib import Path
 import numpy as np
 from msgspec import structs
 
+from _prepared import periods, ranker_of
 from _results import result
 from tamis import metrics
 from tamis.data.dataset import Dataset
-from tamis.data.split import by_time
 from tamis.data.write import import_tables
 from tamis.features.encode import with_ages
 from tamis.features.inputs import Inputs
-from tamis.features.prepare import Moment, prepare
 from tamis.project import create, open_project
-from tamis.rank.multitask import Multitask, MultitaskConfig
+from tamis.rank.multitask import Multitask
 from tamis.simulate.world import World, WorldConfig
 
 REQUESTS, LOGGED = 400, 3000
@@ -43,11 +42,8 @@ def main() -> None:
     create(folder, "demo")
     import_tables(world.tables(), folder / "data")
     config, dataset = open_project(folder).config, Dataset.open(folder / "data")
-    split = by_time(dataset, config.split)
-    configs = (config.features, config.samples, config.train.interest_actions)
-    inputs = prepare(dataset, Moment(split.valid_since, split.test_since), configs)
-    test = prepare(dataset, Moment(split.test_since, split.test_until), configs, encoder=inputs.encoder)
-    step = next(step for step in config.funnel.rank.steps.values() if isinstance(step, MultitaskConfig))
+    inputs, test = periods(config, dataset)
+    step = ranker_of(config)
     trial = Trial(world, dataset, inputs, test, asked.candidates)
     print(f"ten best by the truth itself: {trial.oracle():.4f}; drawn: {trial.drawn():.4f}", flush=True)
     found: dict[str, float] = {}

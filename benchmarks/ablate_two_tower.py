@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from msgspec import structs
 
+from _prepared import periods
 from _results import data, result
 from tamis.assemble import Model, ProjectConfig, load_model
 from tamis.config import override
@@ -35,7 +36,6 @@ from tamis.data.write import import_tables
 from tamis.evaluate.dropped import dropped_items
 from tamis.features.earlier import Earlier
 from tamis.features.inputs import Inputs
-from tamis.features.prepare import Moment, prepare
 from tamis.project import create, open_project
 from tamis.recall.two_tower import SelfSupervisedConfig, TwoTower, TwoTowerConfig
 from tamis.simulate.world import World, WorldConfig
@@ -82,12 +82,8 @@ class Trial:
 
     def __init__(self, config: ProjectConfig, dataset: Dataset) -> None:
         self.config, self.dataset = config, dataset
-        split = by_time(dataset, config.split)
-        configs = (config.features, config.samples, config.train.interest_actions)
-        self.inputs = prepare(dataset, Moment(split.valid_since, split.test_since), configs)
-        held_out = Moment(split.test_since, split.test_until)
-        self.test = prepare(dataset, held_out, configs, encoder=self.inputs.encoder)
-        self.split = split
+        self.split = by_time(dataset, config.split)
+        self.inputs, self.test = periods(config, dataset, self.split)
         step = next(s for s in config.funnel.recall.steps.values() if isinstance(s, TwoTowerConfig))
         self.step = structs.replace(step, patience=0)
         self._judge_by()

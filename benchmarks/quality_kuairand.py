@@ -23,15 +23,14 @@ from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import MaxAbsScaler
 
+from _prepared import periods
 from _results import data, result
 from tamis import metrics, views
 from tamis.data.dataset import Dataset
 from tamis.data.samples import Samples
 from tamis.data.sources import read_source
-from tamis.data.split import by_time
 from tamis.data.write import import_tables
 from tamis.features.inputs import Inputs
-from tamis.features.prepare import Moment, prepare
 from tamis.project import create, open_project
 from tamis.rank.multitask import Multitask
 
@@ -51,11 +50,7 @@ def main() -> None:
     console = Console(width=180)
     console.print(views.report(report))
     config, dataset = project.config, Dataset.open(project.data)
-    split = by_time(dataset, config.split)
-    configs = (config.features, config.samples, config.train.interest_actions)
-    encoder = project.model.encoder
-    train = prepare(dataset, Moment(split.valid_since, split.test_since), configs, encoder=encoder)
-    live = prepare(dataset, Moment(split.test_since, split.test_until), configs, encoder=encoder)
+    train, live = periods(config, dataset, encoder=project.model.encoder)
     frozen = without_the_day(live, train)
     users = np.repeat(live.valid.user, np.diff(live.valid.first))
     scale = MaxAbsScaler()

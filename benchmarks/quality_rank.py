@@ -36,17 +36,16 @@ import torch
 import _fuxictr
 import _rechub
 from _columns import Columns
+from _prepared import periods, ranker_of
 from _results import data, result
 from quality_kuairand import without_the_day
 from tamis.data.dataset import Dataset
 from tamis.data.samples import Samples
 from tamis.data.sources import read_source
-from tamis.data.split import by_time
 from tamis.data.write import import_tables
 from tamis.features.batch import NetBatch
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Field, Layout
-from tamis.features.prepare import Moment, prepare
 from tamis.metrics import auc, gauc
 from tamis.nets.batch import TensorBatch, tensors
 from tamis.nets.heads import HeadPlan, Targets, loss
@@ -408,12 +407,8 @@ def kuairand_inputs() -> tuple[MultitaskConfig, Inputs, Inputs, Inputs]:
     project = open_project(folder)
     import_tables(read_source("kuairand", data("kuairand-pure")), project.data)
     config, dataset = project.config, Dataset.open(project.data)
-    split = by_time(dataset, config.split)
-    configs = (config.features, config.samples, config.train.interest_actions)
-    inputs = prepare(dataset, Moment(split.valid_since, split.test_since), configs)
-    live = prepare(dataset, Moment(split.test_since, split.test_until), configs, encoder=inputs.encoder)
-    ranker = next(step for step in config.funnel.rank.steps.values() if isinstance(step, MultitaskConfig))
-    return ranker, inputs, live, without_the_day(live, inputs)
+    inputs, live = periods(config, dataset)
+    return ranker_of(config), inputs, live, without_the_day(live, inputs)
 
 
 def kuairand_columns(parts: list[tuple[Inputs, Samples]]) -> list[Columns]:

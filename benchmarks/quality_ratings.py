@@ -25,6 +25,7 @@ import torch
 from msgspec import structs
 from torch import Tensor, nn
 
+from _prepared import periods
 from _results import data, result
 from tamis.data.dataset import Dataset, Requests
 from tamis.data.samples import Log, rating_samples
@@ -32,7 +33,6 @@ from tamis.data.sources import read_source
 from tamis.data.split import SplitConfig, by_time
 from tamis.data.write import import_tables
 from tamis.features.inputs import Inputs
-from tamis.features.prepare import Moment, prepare
 from tamis.project import create, open_project
 from tamis.rank.rating import Rating, RatingConfig
 
@@ -49,9 +49,7 @@ def main() -> None:
     import_tables(raw, folder / "data")
     config, dataset = open_project(folder).config, Dataset.open(folder / "data")
     split = by_time(dataset, SplitConfig(least_share=0.09, test_share=0.1, valid_share=1 / 9))
-    configs = (config.features, config.samples, config.train.interest_actions)
-    inputs = prepare(dataset, Moment(split.valid_since, split.test_since), configs)
-    test = prepare(dataset, Moment(split.test_since, split.test_until), configs, encoder=inputs.encoder)
+    inputs, test = periods(config, dataset, split)
     parts = {
         name: ratings(side, *span)
         for name, side, span in (

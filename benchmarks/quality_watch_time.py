@@ -18,15 +18,14 @@ import numpy as np
 from msgspec import structs
 from scipy.stats import spearmanr
 
+from _prepared import periods, ranker_of
 from _results import data, result
 from tamis.data.dataset import Dataset
 from tamis.data.sources import read_source
-from tamis.data.split import by_time
 from tamis.data.write import import_tables
 from tamis.features.inputs import Inputs
-from tamis.features.prepare import Moment, prepare
 from tamis.project import create, open_project
-from tamis.rank.multitask import Multitask, MultitaskConfig, play_seconds
+from tamis.rank.multitask import Multitask, play_seconds
 from tamis.rank.watch_time import DurationGroups
 
 HEADS = ("click", "like", "long_view", "play", "completion", "finished", "play_quantile")
@@ -40,11 +39,8 @@ def main() -> None:
     create(folder, "kuairand")
     import_tables(read_source("kuairand", data("kuairand-pure")), folder / "data")
     config, dataset = open_project(folder).config, Dataset.open(folder / "data")
-    split = by_time(dataset, config.split)
-    configs = (config.features, config.samples, config.train.interest_actions)
-    inputs = prepare(dataset, Moment(split.valid_since, split.test_since), configs)
-    test = prepare(dataset, Moment(split.test_since, split.test_until), configs, encoder=inputs.encoder)
-    step = next(step for step in config.funnel.rank.steps.values() if isinstance(step, MultitaskConfig))
+    inputs, test = periods(config, dataset)
+    step = ranker_of(config)
     truth = test.valid.labels["play"].astype(np.float64)
     durations = inputs.catalog.column("duration_seconds", test.valid.item).astype(np.float64)
     found: dict[str, list[tuple[float, ...]]] = {
