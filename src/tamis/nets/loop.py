@@ -139,7 +139,7 @@ class _Course(Generic[B]):
             later = self.plan.patience and place.epoch + 1 < self.plan.epochs  # weights that could take its place
             self.weights = _copy(self.net) if later else None
         self.place = msgspec.structs.replace(place, epoch=place.epoch + 1, batch=0, scores=scores)
-        self._note(checkpoint.states(self.problem.streams or ()), always=True)
+        self._note(checkpoint.states(self.problem.streams or ()))
 
     def finish(self) -> None:
         """Leaves the best weights."""
@@ -147,10 +147,9 @@ class _Course(Generic[B]):
             self.net.load_state_dict(self.weights)
         self.net.eval()
 
-    def _note(self, streams: tuple[dict[str, Any], ...], *, always: bool = False) -> None:
+    def _note(self, streams: tuple[dict[str, Any], ...]) -> None:
         """Writes a checkpoint if it is time. streams: of the batches, as before the next one was made."""
-        now = time.perf_counter()
-        if self.file is None or not (always or now - self.noted >= self.problem.journal.seconds):
+        if self.file is None or time.perf_counter() - self.noted < self.problem.journal.seconds:
             return
         own = checkpoint.states(self.streams[len(self.problem.streams or ()) :])
         checkpoint.save(
