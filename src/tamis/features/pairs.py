@@ -1,6 +1,8 @@
 """Event counts of pairs (request's key, candidate's key): the statistics of a group at any time, for training rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Self
 
 import numpy as np
@@ -85,15 +87,32 @@ def pairs_of(encoder: Encoder, log: tuple[Events, Requests], users: Features, ca
     users: static features, row = user number.   catalog: row = item number of the events.
     Hour and day are those of the event itself; the rest of the context is its request's, without one it is unknown.
     """
+    events, requests = log
+
+    @cache
+    def contexts() -> NDArray[np.int32]:
+        """[requests + 1, c] codes; the last row is for events without a request."""
+        moments = encoder.context(requests.time, list(requests.scene), requests.context.to_dict(as_series=False))
+        return np.concatenate([moments.codes, np.zeros((1, moments.codes.shape[1]), np.int32)])
+
+    def context_of(numbers: NDArray[np.int64], column: int) -> NDArray[np.int32]:
+        return np.asarray(contexts()[places_of(requests, numbers), column])
+
     return {
-        name: _pairs(encoder, group, log, users, catalog)
+        name: _pairs(encoder, group, events, (users, catalog, context_of))
         for name, group in encoder.groups.items()
         if name not in ("user", ITEM)
     }
 
 
-def _pairs(encoder: Encoder, group: Group, log: tuple[Events, Requests], users: Features, catalog: Catalog) -> Pairs:
-    events, requests = log
+def _pairs(
+    encoder: Encoder,
+    group: Group,
+    events: Events,
+    sides: tuple[Features, Catalog, Callable[[NDArray[np.int64], int], NDArray[np.int32]]],
+) -> Pairs:
+    """sides: of users, of items, and (request numbers, column) → codes of requests' contexts."""
+    users, catalog, context_of = sides
     events = events.take(np.flatnonzero(np.isin(events.action, np.array(group.actions, np.uint8))))
     layout = encoder.layout
 
@@ -109,10 +128,7 @@ def _pairs(encoder: Encoder, group: Group, log: tuple[Events, Requests], users: 
         feature = encoder.learnt.config.context[name]
         if isinstance(feature, Hour | Weekday):
             return encoder.ticks(name, feature, events.time)
-        place = places_of(requests, events.request)
-        moments = encoder.context(requests.time, list(requests.scene), requests.context.to_dict(as_series=False))
-        codes = np.append(moments.codes[:, start - users.codes.shape[1]], 0)  # the last one is for events without
-        return np.asarray(codes[place])
+        return context_of(events.request, start - users.codes.shape[1])
 
     keys = [key_of(sources, layout, column, len(events)) for sources in (group.request, group.candidate)]
     return Pairs.of(keys[0], keys[1], events.action, events.time)
