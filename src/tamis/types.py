@@ -100,8 +100,9 @@ class Lookup:
         """[n, f] the values of any keys."""
         if not len(self.keys):
             return np.tile(self.absent, (len(keys), 1))
-        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where((self.keys[place] == keys)[:, None], self.values[place], self.absent)
+        asked = keys.astype(np.int32, copy=False)  # of the table's own type, or NumPy copies the table to search it
+        place = np.minimum(np.searchsorted(self.keys, asked), len(self.keys) - 1)
+        return np.where((self.keys[place] == asked)[:, None], self.values[place], self.absent)
 
 
 @dataclass(frozen=True, slots=True)
