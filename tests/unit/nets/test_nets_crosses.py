@@ -520,6 +520,21 @@ def test_rows_of_sixteen_bits_are_read_and_rounded_as_torch_does() -> None:
     assert torch.equal(made[1], made[0].bfloat16())
 
 
+def test_the_compiled_walk_over_the_rows_gives_what_its_plain_form_gives() -> None:
+    generator = torch.Generator().manual_seed(2)
+    x, before, maps = (torch.randn(6, 8, generator=generator) for _ in range(3))
+    half, first = torch.randn(2, 8, generator=generator), np.array([0, 4, 6])
+    for kind in (torch.float32, torch.bfloat16):
+        found = []
+        for walk in (cross, cross.py_func):
+            made = torch.empty(6, 8), torch.empty(6, 8, dtype=kind)
+            walk(
+                (bits(x), bits(before), bits(maps.to(kind)), bits(half)), (bits(made[0]), bits(made[1])), first, (0, 2)
+            )
+            found.append(made)
+        torch.testing.assert_close(found[0], found[1])
+
+
 @pytest.mark.skipif(not native(), reason="bfloat16 products are made only where the processor is made for them")
 def test_mixed_precision_moves_values_and_slopes_by_its_rounding_only() -> None:
     block = DcnV2(FIELDS, 2, 0, 1, torch.Generator().manual_seed(1))

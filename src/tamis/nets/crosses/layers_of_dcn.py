@@ -125,13 +125,17 @@ def bits(x: Tensor) -> A:
 
 
 def _read(row: A, out: A) -> None:
-    """out = row, from float or from the bits of bfloat16."""
-    raise NotImplementedError("compiled code only")
+    """out = row, from float or from the bits of bfloat16; compiled, `_reader`'s choice by type."""
+    out[:] = (row.astype(np.uint32) << 16).view(np.float32) if row.dtype == np.uint16 else row
 
 
 def _write(row: A, out: A) -> None:
-    """out = row, to float or, rounded to the nearest, to the bits of bfloat16."""
-    raise NotImplementedError("compiled code only")
+    """out = row, to float or, rounded to the nearest, to the bits of bfloat16; compiled, `_writer`'s choice by type."""
+    if out.dtype == np.uint16:
+        wide = row.view(np.uint32)
+        out[:] = (wide + 0x7FFF + (wide >> 16 & 1)) >> 16
+    else:
+        out[:] = row
 
 
 @overload(_read)
