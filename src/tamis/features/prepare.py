@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tamis.data.dataset import Dataset
+from tamis.data.dataset import Dataset, Events
 from tamis.data.negatives import there_since
 from tamis.data.samples import Log, Reach, SampleConfig, Timeline, build_samples, thinned
 from tamis.features.encode import Encoder
@@ -67,10 +67,7 @@ def prepare(
     pairs = pairs_of(encoder, (events, requests), static, catalog)
     progress("features", 2, 4)
     history = [ACTION_CODE[name] for name in encoder.learnt.config.history.actions]
-    reach = None
-    if state is not None:
-        actions = [ACTION_CODE[name] for name in state.timeline_actions]
-        reach = Reach.of(events, users, actions, history, state.timeline_limit)
+    reach = None if state is None else _reach(events, users, history, state)
     published = np.asarray(catalog.columns["publish_time"][0])
     log = Log(events, requests, Timeline.of(events, users, history), published, reach)
     train = thinned(build_samples(log, -np.inf, moment.valid_since, sampling), sampling.keep_negatives)
@@ -92,6 +89,12 @@ def prepare(
         user_keys=np.asarray(dataset.user_ids.keys),
         pairs=pairs,
     )
+
+
+def _reach(events: Events, users: int, history: Sequence[int], state: StateConfig) -> Reach:
+    """How far back the live timelines of these settings would reach. history: codes of its actions."""
+    actions = [ACTION_CODE[name] for name in state.timeline_actions]
+    return Reach.of(events, users, actions, history, state.timeline_limit)
 
 
 def catalog_of(

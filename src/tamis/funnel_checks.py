@@ -1,0 +1,111 @@
+"""What the steps of a funnel may not say although each could be read: names, places and what they need of others.
+
+Settings of a stage come as they are in the tree (`assemble.StageConfig`), which stands above this file; so does the
+list that says which part a step is.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Set
+from typing import Any
+
+from tamis.config import StepConfig
+from tamis.rank.fuse import FuseConfig
+
+Stages = Mapping[str, Any]
+"""Name of a stage → its settings, in the order they run."""
+PartOf = Callable[[StepConfig], Any]
+"""The class of a step's part."""
+
+
+def funnel_problems(stages: Stages, part_of: PartOf, catalog: Set[str]) -> Iterator[str]:
+    """A line for each problem, beginning with the path. catalog: columns of one number per item."""
+    yield from _sources_twice(stages, part_of)
+    yield from _unknown_heads(stages, catalog)
+    yield from _sources_amiss(stages, part_of)
+    yield from _not_before(stages, part_of)
+    yield from _fallbacks_amiss(stages, part_of)
+    yield from _untaught(stages, part_of)
+
+
+def _sources_twice(stages: Stages, part_of: PartOf) -> Iterator[str]:
+    """Channels are known by their names alone, in whatever stage they are."""
+    seen: set[str] = set()
+    for stage_name, stage in stages.items():
+        for name, step in stage.steps.items():
+            if hasattr(part_of(step), "recall"):
+                if name in seen:
+                    yield f"funnel.{stage_name}.steps.{name}: another source has that name"
+                seen.add(name)
+
+
+def _sources_amiss(stages: Stages, part_of: PartOf) -> Iterator[str]:
+    """Quotas and budgets that are not of the sources of their stage, or that could not be kept."""
+    for stage_name, stage in stages.items():
+        sources = [name for name, step in stage.steps.items() if hasattr(part_of(step), "recall")]
+        where = f"funnel.{stage_name}"
+        for key, named in (("quotas", stage.quotas), ("source_budget_ms", stage.source_budget_ms)):
+            if unknown := sorted(set(named) - set(sources)):
+                yield f"{where}.{key} names {unknown}, not among the sources {sources}"
+        if stage.quotas:
+            if stage_name != "recall":
+                yield f"{where}.quotas: only recall divides its limit among sources"
+            if missing := [name for name in sources if name not in stage.quotas]:
+                yield f"{where}.quotas lacks {missing}: wanted a share for every source (0 = only places left over)"
+            if not any(stage.quotas.values()):
+                yield f"{where}.quotas are all 0: wanted one above 0"
+        if stage.source_budget_ms and not stage.parallel:
+            yield f"{where}.source_budget_ms wants parallel = true: what runs in the request's thread cannot be stopped"
+
+
+def _not_before(stages: Stages, part_of: PartOf) -> Iterator[str]:
+    """A problem for each channel made of another one that does not stand before it or knows no items like an item."""
+    for stage_name, stage in stages.items():
+        able: list[str] = []
+        for name, step in stage.steps.items():
+            over = getattr(step, "over", None)
+            if over is not None and over not in able:
+                where = f"funnel.{stage_name}.steps.{name}.over"
+                yield f"{where}: {over!r} is no step before it that knows items like an item; there are {able}"
+            if hasattr(part_of(step), "similar"):
+                able.append(name)
+
+
+def _unknown_heads(stages: Stages, catalog: Set[str]) -> Iterator[str]:
+    """A problem for each fusion of heads that no step before it writes and that are no column of the catalogue."""
+    table = {"channel", "found_by", "score"}  # what sources give
+    for stage_name, stage in stages.items():
+        for name, step in stage.steps.items():
+            if isinstance(step, FuseConfig):
+                unknown = [head for head in step.reads if not {f"p_{head}", head} & table and head not in catalog]
+                if unknown:
+                    yield (
+                        f"funnel.{stage_name}.steps.{name}.{step.section}: {step.formula} reads heads {unknown}, which "
+                        f"no step before it predicts; there are {sorted(table)} and {sorted(catalog)} of the catalogue"
+                    )
+            if name != stage.fallback:
+                table.update(getattr(step, "columns", ()))
+
+
+def _untaught(stages: Stages, part_of: PartOf) -> Iterator[str]:
+    """Steps that are to learn from a ranker where there is none."""
+    steps = [
+        (f"funnel.{stage}.steps.{name}", step) for stage, own in stages.items() for name, step in own.steps.items()
+    ]
+    if not any(hasattr(part_of(step), "teach") for _, step in steps):
+        for where, step in steps:
+            if getattr(step, "distill", 0.0):
+                yield f"{where}.distill: there is no ranker to learn from; wanted a step of kind multitask"
+
+
+def _fallbacks_amiss(stages: Stages, part_of: PartOf) -> Iterator[str]:
+    """Fallbacks that are no scorer of their stage, read what an outage takes away, or would never run."""
+    for stage_name, stage in stages.items():
+        where, step = f"funnel.{stage_name}.fallback", stage.steps.get(stage.fallback)
+        if not stage.fallback:
+            continue
+        if step is None or not hasattr(part_of(step), "score") or isinstance(step, FuseConfig):
+            scorers = [name for name, each in stage.steps.items() if hasattr(part_of(each), "score")]
+            yield f"{where} is {stage.fallback!r}: wanted one of the scorers {scorers} that reads no other's columns"
+        elif not stage.optional:
+            yield f"{where} wants optional = true: an outage of another stage is an error and nothing falls back"
+        elif len(stage.steps) == 1:
+            yield f"{where}: {stage.fallback!r} is the only step; wanted one that it stands in for"
