@@ -36,6 +36,7 @@ import torch
 import _fuxictr
 import _rechub
 from _columns import Columns
+from _layout import plain_layout
 from _prepared import periods, ranker_of
 from _results import data, result
 from quality_kuairand import without_the_day
@@ -45,7 +46,7 @@ from tamis.data.sources import read_source
 from tamis.data.write import import_tables
 from tamis.features.batch import NetBatch
 from tamis.features.inputs import Inputs
-from tamis.features.layout import Field, Layout
+from tamis.features.layout import Layout
 from tamis.metrics import auc, gauc
 from tamis.nets.batch import TensorBatch, tensors
 from tamis.nets.heads import HeadPlan, Targets, loss
@@ -95,30 +96,6 @@ class Table:
         sizes = {f.name: f.size + 1 for fields, _ in sides for f in fields}
         numbers = {name: self.user_numbers[:, at] for at, name in enumerate(self.layout.user_dense)}
         return Columns(codes, self.labels, sizes, numbers=numbers)
-
-
-def layout(user: dict[str, int], item: dict[str, int], numbers: tuple[str, ...] = ()) -> Layout:
-    """Fields of the given numbers of values, without a history."""
-    offset, sides = 1, []
-    for sizes in (user, item, {"action": 1, "age": 1}):
-        fields = []
-        for at, (name, size) in enumerate(sizes.items()):
-            fields.append(Field(name=name, start=at, width=1, offset=offset, size=size))
-            offset += size
-        sides.append(tuple(fields))
-    return Layout(
-        table_size=offset,
-        user_fields=sides[0],
-        item_fields=sides[1],
-        user_dense=numbers,
-        item_dense=(),
-        item_dynamic=(),
-        item_ages={},
-        history_columns=(),
-        history_action=sides[2][0],
-        history_age=sides[2][1],
-        history_length=0,
-    )
 
 
 def scores(net: MultitaskNet, table: Table) -> dict[str, np.ndarray]:
@@ -190,7 +167,9 @@ def frappe_rows() -> tuple[Table, Table, Table]:
         source.append(np.arange(len(used)))
     rows, item = np.concatenate(source), np.concatenate(app)
     user = {name: codes[name] for name in ["user", *context]}
-    shape = layout({name: int(of.max()) + 1 for name, of in user.items()}, {"app": apps, "cost": int(cost.max()) + 1})
+    shape = plain_layout(
+        {name: int(of.max()) + 1 for name, of in user.items()}, {"app": apps, "cost": int(cost.max()) + 1}
+    )
     both = np.stack([item, cost_of[item]], 1)
     table = Table(
         shape,
@@ -305,7 +284,9 @@ def adult_rows() -> tuple[Table, Table, Table]:
     rows = pl.read_parquet(data("uci-adult") / "adult.parquet")
     codes = {name: rows[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in (*_PERSON, *_WORK)}
     sizes = {name: int(of.max()) + 1 for name, of in codes.items()}
-    shape = layout({name: sizes[name] for name in _PERSON}, {name: sizes[name] for name in _WORK}, _NUMBERS)
+    shape = plain_layout(
+        {name: sizes[name] for name in _PERSON}, {name: sizes[name] for name in _WORK}, numbers=_NUMBERS
+    )
     numbers = rows.select(
         pl.col(name).log1p() if name.startswith("capital") else pl.col(name).cast(pl.Float64) for name in _NUMBERS
     )

@@ -43,6 +43,7 @@ from torch_rechub.trainers import CTRTrainer, MTLTrainer
 from torch_rechub.utils.data import DataGenerator
 
 import _fuxictr_nets
+from _layout import plain_layout
 from _results import result
 from tamis.features.batch import NetBatch
 from tamis.features.layout import Field, Layout
@@ -65,26 +66,10 @@ Labels = dict[str, np.ndarray]
 
 def layout(user: list[int], item: list[int], history: int, columns: tuple[int, ...]) -> Layout:
     """User and item fields of the given vocabulary sizes, one column each."""
-    offset, sides = 1, []
-    for name, sizes in (("user", user), ("item", item), ("history", [13, 27])):
-        fields = []
-        for at, size in enumerate(sizes):
-            fields.append(Field(name=f"{name}_{at}", start=at, width=1, offset=offset, size=size))
-            offset += size
-        sides.append(tuple(fields))
-    return Layout(
-        table_size=offset,
-        user_fields=sides[0],
-        item_fields=sides[1],
-        user_dense=(),
-        item_dense=(),
-        item_dynamic=(),
-        item_ages={},
-        history_columns=columns,
-        history_action=sides[2][0],
-        history_age=sides[2][1],
-        history_length=history,
+    named = (
+        {f"{side}_{at}": size for at, size in enumerate(sizes)} for side, sizes in (("user", user), ("item", item))
     )
+    return plain_layout(*named, history=history, columns=columns, past=(13, 27))
 
 
 @dataclass
