@@ -152,6 +152,18 @@ def test_row_order_company_and_batching_do_not_change_a_score(toy: Toy, attentio
             torch.testing.assert_close(net(own, None), whole[:, mine], rtol=0, atol=1e-6)
 
 
+def answers(
+    net: MultitaskNet, session: Session, batch: NetBatch, repeat: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What the exported net and the net itself say of one request whose candidates come `repeat` times each."""
+    items = {name: np.repeat(getattr(batch, name), repeat, 0) for name in INPUTS[3:]}
+    arrays = {**{name: getattr(batch, name) for name in INPUTS[:3]}, **items}
+    with torch.no_grad():
+        feed = [torch.from_numpy(arrays[name]) for name in INPUTS]
+        want = net(feed, torch.zeros(len(items["item_codes"]), dtype=torch.int64)).numpy()
+    return session.run(**arrays), want
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("experts", [1, 3])
 def test_the_exported_net_gives_the_same_logits_for_any_number_of_candidates(
@@ -163,16 +175,10 @@ def test_the_exported_net_gives_the_same_logits_for_any_number_of_candidates(
     assert session.outputs == HEADS.heads
     for requests, repeat in ((slice(0, 1), 1), (slice(7, 8), 17)):
         batch = toy.inputs.batch(toy.inputs.train, np.arange(400, 420)[requests])
-        items = {name: np.repeat(getattr(batch, name), repeat, 0) for name in INPUTS[3:]}
-        arrays = {**{name: getattr(batch, name) for name in INPUTS[:3]}, **items}
-        feed = [torch.from_numpy(arrays[name]) for name in INPUTS]
-        with torch.no_grad():
-            want = net(feed, torch.zeros(len(items["item_codes"]), dtype=torch.int64))
-        got = session.run(**arrays)
+        got, want = answers(net, session, batch, repeat)
         for at, head in enumerate(HEADS.heads):
-            np.testing.assert_allclose(got[head], want[at].numpy(), rtol=0, atol=1e-5)
-    arrays = {**arrays, **{name: array[:0] for name, array in items.items()}}
-    assert session.run(**arrays)["click"].shape == (0,)
+            np.testing.assert_allclose(got[head], want[at], rtol=0, atol=1e-5)
+    assert answers(net, session, batch, 0)[0]["click"].shape == (0,)
 
 
 def test_an_exported_file_names_no_folder_of_the_machine_that_trained(toy: Toy, tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_nets_multitask import answers
 from toy_world import Toy
 
 from tamis.features.batch import NetBatch
 from tamis.nets.batch import tensors
-from tamis.nets.multitask import INPUTS, MultitaskNet, Scales, export_multitask
+from tamis.nets.multitask import MultitaskNet, Scales, export_multitask
 from tamis.nets.plans import MultitaskShape
 from tamis.nets.session import Session
 
@@ -78,14 +79,9 @@ def test_the_exported_net_gives_the_same_logits_for_any_number_of_candidates(
     session = Session.open(tmp_path / "net.onnx")
     batch = some(toy, 1)
     for repeat in (1, 17, 0):
-        items = {name: np.repeat(getattr(batch, name), repeat, 0) for name in INPUTS[3:]}
-        arrays = {**{name: getattr(batch, name) for name in INPUTS[:3]}, **items}
-        feed = [torch.from_numpy(arrays[name]) for name in INPUTS]
-        with torch.no_grad():
-            want = net(feed, torch.zeros(len(items["item_codes"]), dtype=torch.int64))
-        got = session.run(**arrays)
+        got, want = answers(net, session, batch, repeat)
         for at, head in enumerate(net.heads):
-            np.testing.assert_allclose(got[head], want[at].numpy(), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(got[head], want[at], rtol=1e-5, atol=1e-5)
 
 
 @every_block

@@ -47,6 +47,13 @@ def with_play(toy: Toy) -> Toy:
     return replace(toy, inputs=replace(toy.inputs, **parts))
 
 
+def saved(config: MultitaskConfig, toy: Toy, folder: Path) -> dict[Path, bytes]:
+    """The files of a ranker that was trained with a seed."""
+    folder.mkdir()
+    Multitask.fit(config, toy.inputs, 3).save(folder)
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 @pytest.fixture(scope="module")
 def world(toy: Toy) -> Toy:
     return with_play(toy)
@@ -187,13 +194,7 @@ def test_a_folder_without_the_part_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_files(world: Toy, tmp_path: Path) -> None:
     quick = MultitaskConfig(heads=("click",), epochs=1, threads=1, expert_hidden=(16,), tower_hidden=())
-    found = []
-    for name in ("one", "two"):
-        folder = tmp_path / name
-        folder.mkdir()
-        Multitask.fit(quick, world.inputs, 3).save(folder)
-        found.append({file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()})
-    assert found[0] == found[1]
+    assert saved(quick, world, tmp_path / "one") == saved(quick, world, tmp_path / "two")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from test_rank_multitask import saved
 from toy_world import Toy
 
 from tamis.config import convert
@@ -70,13 +71,7 @@ def test_each_block_is_learnt_saved_and_served_alike(toy: Toy, tmp_path: Path, b
 
 def test_the_same_seed_gives_the_same_files_with_blocks_too(toy: Toy, tmp_path: Path) -> None:
     config = convert({**QUICK, **BLOCKS["all at once"], "crosses": ["gdcn", "senet_bilinear"]}, MultitaskConfig)
-    found = []
-    for name in ("one", "two"):
-        folder = tmp_path / name
-        folder.mkdir()
-        Multitask.fit(config, toy.inputs, 3).save(folder)
-        found.append({file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()})
-    assert found[0] == found[1]
+    assert saved(config, toy, tmp_path / "one") == saved(config, toy, tmp_path / "two")
 
 
 def test_blocks_change_what_is_learnt(toy: Toy) -> None:

@@ -3,8 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+import test_rank_multitask
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -228,18 +230,7 @@ def test_rows_that_teach_a_head(toy: Toy) -> None:
     assert taught("finished", (), samples).tolist() == [False, True, True]
 
 
-CONFIG = MultitaskConfig(
-    heads=("click", "play", *WATCH_HEADS),
-    epochs=6,
-    patience=0,
-    batch_size=256,
-    threads=1,
-    learning_rate=3e-3,
-    embedding_learning_rate=1e-2,
-    experts=2,
-    expert_hidden=(32, 16),
-    tower_hidden=(16,),
-)
+CONFIG = msgspec.structs.replace(test_rank_multitask.CONFIG, heads=("click", "play", *WATCH_HEADS), epochs=6)
 
 
 @pytest.fixture(scope="module")
