@@ -246,7 +246,7 @@ def _range(kind: str, parts: list[Range]) -> Range:
     """What an operation makes of ranges. All are monotone in each part, so that the corners tell, but for a few."""
     if kind == "rank":
         return 1.0, MOST
-    if kind == "/" and parts[1][0] < 0 < parts[1][1]:
+    if kind == "/" and parts[1][0] < 0 <= parts[1][1]:  # 0 itself divides as the least number above it
         return (0.0, 0.0) if parts[0] == (0.0, 0.0) else (-MOST, MOST)
     if kind == "^" and parts[0][0] < 0 and parts[1] != (0.0, 0.0):
         return -MOST, MOST

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tamis.assemble import ProjectConfig
@@ -205,6 +205,7 @@ wide = st.lists(st.floats(-1e300, 1e300), min_size=4, max_size=4).map(np.array)
 
 @settings(max_examples=200, deadline=None)
 @given(any_formula, numbers.map(lambda n: np.append(n, 0.0)), wide, wide.map(np.abs))
+@example("click / log(click)", np.array([0.0, 0.0, 0.5, 0.0]), np.zeros(4), np.zeros(4))
 def test_whatever_passes_is_finite_and_inside_its_range(
     text: str, rate: np.ndarray, quality: np.ndarray, play: np.ndarray
 ) -> None:
