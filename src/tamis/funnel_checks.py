@@ -70,8 +70,9 @@ def _not_before(stages: Stages, part_of: PartOf) -> Iterator[str]:
 
 
 def _unknown_heads(stages: Stages, catalog: Set[str]) -> Iterator[str]:
-    """A problem for each fusion of heads that no step before it writes and that are no column of the catalogue."""
+    """A problem for each fusion of what no step before it writes, or whose constants hide what is there."""
     table = {"channel", "found_by", "score"}  # what sources give
+    maybe = set(table)  # with what only a fallback writes: a factor may be absent
     for stage_name, stage in stages.items():
         for name, step in stage.steps.items():
             if isinstance(step, FuseConfig):
@@ -81,6 +82,13 @@ def _unknown_heads(stages: Stages, catalog: Set[str]) -> Iterator[str]:
                         f"funnel.{stage_name}.steps.{name}.{step.section}: {step.formula} reads heads {unknown}, which "
                         f"no step before it predicts; there are {sorted(table)} and {sorted(catalog)} of the catalogue"
                     )
+                where = f"funnel.{stage_name}.steps.{name}"
+                if absent := sorted(set(step.factors) - maybe):
+                    there = f"there are {sorted(maybe)}"
+                    yield f"{where}.factors names {absent}, columns that no step before it writes; {there}"
+                if hidden := [name for name in step.constants if {f"p_{name}", name} & table or name in catalog]:
+                    yield f"{where}.constants names {hidden}, which are heads; wanted names of their own"
+            maybe.update(getattr(step, "columns", ()))
             if name != stage.fallback:
                 table.update(getattr(step, "columns", ()))
 

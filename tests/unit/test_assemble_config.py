@@ -171,6 +171,18 @@ def test_a_fusion_before_the_step_that_predicts_its_heads_is_refused() -> None:
         convert(tree, ProjectConfig)
 
 
+def test_a_fusion_with_a_factor_that_nobody_writes_or_a_constant_that_hides_a_head_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"steps\.fuse\.factors names \['pre_shwon'\], columns that no step before it"
+    ):
+        convert(patched(f"{FUSE}.factors", {"pre_shwon": 1.0}), ProjectConfig)
+    hiding = {"kind": "fuse", "formula": "expression", "expression": "click * quality * like"}
+    convert(patched(FUSE, hiding), ProjectConfig)
+    for name in ("click", "quality"):
+        with pytest.raises(ConfigError, match=rf"steps\.fuse\.constants names \['{name}'\], which are heads"):
+            convert(patched(FUSE, {**hiding, "constants": {name: 2.0}}), ProjectConfig)
+
+
 def test_the_demo_itself_is_fine() -> None:
     assert convert(DEMO, ProjectConfig).serving.workers == 1
 

@@ -6,6 +6,7 @@ There is one code path: training, evaluation and the server call the same method
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
 from tamis.config import Config
-from tamis.errors import ArtifactError
+from tamis.errors import ArtifactError, ConfigError
 from tamis.features import geohash
 from tamis.features.arrange import AGE_CODES, arrange, is_code
 from tamis.features.fields import Codes, Learned, encode_number, learn, numbers, text, words
@@ -320,8 +321,24 @@ def _numbered(entity: NDArray[np.int64], id_code: NDArray[np.int32]) -> NDArray[
 
 
 def _vector_width(config: FeaturesConfig, raw: Raw) -> int:
-    names = [f.column for f in config.item.values() if isinstance(f, Vector)] or ["vector"]
-    return max((len(value) for value in raw.get(names[0], ()) if value is not None), default=0)
+    """The one width of all content vectors. Raises ConfigError for a column of something else, and for two widths."""
+    columns = {f"item.{name}": f.column for name, f in config.item.items() if isinstance(f, Vector)}
+    widths = {where: _width(raw.get(column, ()), where, column) for where, column in columns.items()}
+    if not columns:
+        return _width(raw.get("vector", ()), "item", "vector")
+    if len(set(widths.values()) - {0}) > 1:
+        raise ConfigError(f"features: content vectors of the widths {widths}; wanted one width for all")
+    return max(widths.values())
+
+
+def _width(values: Sequence[Any], where: str, column: str) -> int:
+    """The length of the longest vector of a column. Raises ConfigError for a column of something else."""
+    there = [value for value in values if value is not None]
+    first = next((value for value in there if not isinstance(value, list | tuple | np.ndarray) or len(value)), None)
+    fine = isinstance(first, list | tuple | np.ndarray) and all(isinstance(x, Real | None) for x in first)
+    if not (first is None or fine):
+        raise ConfigError(f"features.{where}: column {column!r} holds {str(first)[:60]!r}, wanted lists of numbers")
+    return max(map(len, there), default=0)
 
 
 def _features(codes: list[NDArray[Any]], dense: list[NDArray[np.float32]], count: int) -> Features:

@@ -56,6 +56,8 @@ def _check_numbers(event: Event) -> str:
         return f"time: {event.time!r}, wanted seconds (not milliseconds) since the epoch"
     if not (math.isfinite(event.value) and abs(event.value) < _LARGEST_VALUE):
         return f"value: {event.value!r}, wanted a finite number"
+    if event.action == "play" and event.value < 0:
+        return f"value: {event.value!r}, wanted seconds played, at least 0"
     if not -1 <= event.position <= _LARGEST_POSITION:
         return f"position: {event.position}, wanted −1 (unknown) or a place on the page"
     return ""

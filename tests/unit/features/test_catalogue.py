@@ -360,6 +360,25 @@ EVERY_KIND = {
 }
 
 
+@pytest.mark.parametrize("value", [["music", "live"], "music", 3.0], ids=str)
+def test_a_content_vector_of_a_column_that_holds_none_is_refused(value: Any) -> None:
+    nothing = Statistics.of(np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0), 0)
+    config = convert({"item": {"v": {"kind": "vector", "column": "v"}}, "history": {"fields": []}}, FeaturesConfig)
+    with pytest.raises(ConfigError, match=r"features\.item\.v: column 'v' holds .*, wanted lists of numbers"):
+        Encoder.fit(config, {"user": {}, "item": {"v": [None, value]}, "context": {}}, nothing, nothing)
+
+
+def test_content_vectors_have_one_width() -> None:
+    nothing = Statistics.of(np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0), 0)
+    item = {name: {"kind": "vector", "column": name} for name in ("v", "w")}
+    config = convert({"item": item, "history": {"fields": []}}, FeaturesConfig)
+    raw = {"user": {}, "item": {"v": [[1.0, 2.0]], "w": [[1.0, 2.0, 3.0]]}, "context": {}}
+    with pytest.raises(ConfigError, match=r"'item\.v': 2, 'item\.w': 3.*wanted one width"):
+        Encoder.fit(config, raw, nothing, nothing)
+    raw["item"]["w"] = [None]
+    assert Encoder.fit(config, raw, nothing, nothing).learnt.vector_width == 2
+
+
 @pytest.mark.parametrize("good", [[1.0, 2.0, 5.0], ["a", "b"], []], ids=str)
 def test_bad_values_of_every_kind_are_finite_numbers_and_codes_of_their_field(good: list[Any]) -> None:
     nothing = Statistics.of(np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0), 0)

@@ -42,6 +42,12 @@ def test_a_bad_field_is_named_first(field: str, value: object) -> None:
     assert check_event(msgspec.structs.replace(GOOD, **{field: value})).startswith(f"{field}: ")
 
 
+def test_seconds_played_are_not_negative_here_as_in_an_import() -> None:
+    played = msgspec.structs.replace(GOOD, action="play", value=-3.0)
+    assert check_event(played) == "value: -3.0, wanted seconds played, at least 0"
+    assert check_event(msgspec.structs.replace(played, value=0.0)) == ""
+
+
 def test_ids_of_exactly_the_limit_are_accepted() -> None:
     assert check_id("user_id", "x" * 256) == ""
     assert check_id("user_id", "ü" * 128) == ""
