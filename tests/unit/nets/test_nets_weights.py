@@ -14,6 +14,8 @@ from tamis.errors import ArtifactError, ConfigError
 from tamis.features.earlier import Dropped, Earlier, carried_rows
 from tamis.nets.contrast import BatchMaker, batch_loss, fit_two_towers
 from tamis.nets.draws import Drawer, acted_rows
+from tamis.nets.embed import Standardize
+from tamis.nets.export import export
 from tamis.nets.increment import move_user_ids
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.session import Session
@@ -48,6 +50,16 @@ def test_the_weights_of_an_exported_net_are_those_it_answers_with(toy: Toy, fold
         ours = towers.eval().items(torch.from_numpy(items.codes), torch.from_numpy(items.dense)).numpy()
     served = Session.open(folder / "item.onnx").run(item_codes=items.codes, item_dense=items.dense)["vector"]
     np.testing.assert_allclose(served, ours, atol=1e-5)
+
+
+def test_weights_that_are_equal_come_back_both_although_the_graph_has_them_once(tmp_path: Path) -> None:
+    towers = Standardize(np.empty((5, 0), np.float32))  # of a side without numbers: mean and scale are both empty
+    net = torch.nn.ModuleDict({"towers": towers})
+    net.forward = lambda values: towers(values)
+    for side in ("item", "user"):
+        path, axes = tmp_path / f"{side}.onnx", {"values": {0: "n"}}
+        export(net, {"values": torch.zeros(2, 0)}, ["numbers"], path, axes)
+    assert {name: value.shape for name, value in read_weights(tmp_path).items()} == {"mean": (0,), "scale": (0,)}
 
 
 def test_towers_of_another_shape_are_refused(toy: Toy, folder: Path, tmp_path: Path) -> None:
