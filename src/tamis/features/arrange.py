@@ -6,7 +6,7 @@ from tamis.features.fields import Learned, size
 from tamis.features.groups import ITEM, groups_of
 from tamis.features.layout import Cross, Field, Layout
 from tamis.features.spec import NUMERIC, Age, FeatureConfig, FeaturesConfig, Id, Number, Statistic, Tags, Vector
-from tamis.types import ACTIONS
+from tamis.types import ACTION_CODE, ACTIONS
 
 AGE_CODES = 26  # log2 of minutes, 0 to 25 (64 years)
 
@@ -35,12 +35,13 @@ def arrange(
     action = Field(name="history.action", start=0, width=1, offset=table, size=len(ACTIONS) + 1)
     age = Field(name="history.age", start=0, width=1, offset=table + action.size, size=AGE_CODES + 1)
     places = {field.name: field.start for field in fields["item"]}
+    last_n = _last_n(config, fields["item"], starts["context"])
     ages = {name: feature for name, feature in config.item.items() if isinstance(feature, Age)}
     dynamic = _item_dynamic(config)
     statistics = _user_statistics(config)
     return Layout(
         table_size=table + action.size + age.size,
-        user_fields=(*fields["user"], *fields["context"]),
+        user_fields=(*fields["user"], *fields["context"], *last_n),
         item_fields=tuple(fields["item"]),
         user_dense=(*_static(config.user), *statistics, *_static(config.context)),
         item_dense=_static(config.item, vector_width),
@@ -53,7 +54,24 @@ def arrange(
         user_statistics=statistics,
         item_age_gaps={feature.column: dynamic.index(missing(name)) for name, feature in ages.items()},
         item_crosses=_crosses(config, dynamic, places),
+        long_length=config.history.long_length,
+        last_n=tuple(ACTION_CODE[action] for action in config.history.last_n),
+        last_n_length=config.history.last_n_length if config.history.last_n else 0,
     )
+
+
+def _last_n(config: FeaturesConfig, items: Sequence[Field], start: int) -> list[Field]:
+    """The fields of the last entries of single actions, which begin at column `start` of the user's codes."""
+    history, shared = config.history, {field.name: field for field in items}
+    fields: list[Field] = []
+    for action in history.last_n:
+        for name in history.fields:
+            of, width = shared[f"item.{name}"], history.last_n_length
+            place = start + len(fields) * width
+            fields.append(
+                Field(name=f"history.{action}.{name}", start=place, width=width, offset=of.offset, size=of.size)
+            )
+    return fields
 
 
 def is_code(feature: FeatureConfig) -> bool:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from tamis.features.encode import history_codes, with_ages
 from tamis.features.layout import Layout
-from tamis.types import Candidates, History, Query
+from tamis.features.search import Found, Past, Search, find, last_n
+from tamis.types import Candidates, History, Query, gather
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class NetBatch:
     history_codes: newest first, an absent entry is all 0; an entry that is there never has 0 in column 0.
     labels: action name → [n] float32, "play" in seconds; empty when serving.   log_odds,
     keep_negatives, spared: see Samples.
+    found: what candidates look at of the long history, for a net that searches in it.
     """
 
     user_codes: NDArray[np.int32]  # [r, Layout.user_codes]
@@ -31,14 +33,15 @@ class NetBatch:
     log_odds: NDArray[np.float32] | None = None  # [n]
     keep_negatives: float = 1.0
     spared: NDArray[np.bool_] | None = None  # [n]
+    found: Found | None = None
 
 
-def net_batch(layout: Layout, query: Query, items: Candidates) -> NetBatch:
+def net_batch(layout: Layout, query: Query, items: Candidates, search: Search | None = None) -> NetBatch:
     """The batch of one request (r = 1), the same bytes as the training batch of the same moment."""
     catalog, ids = query.catalog, items.ids
     features = catalog.features(ids)
     return NetBatch(
-        user_codes=query.features.codes,
+        user_codes=query_codes(layout, query),
         user_dense=query.features.dense,
         history_codes=query_history(layout, query)[None],
         item_codes=features.codes,
@@ -46,7 +49,46 @@ def net_batch(layout: Layout, query: Query, items: Candidates) -> NetBatch:
         item_dynamic=query_dynamic(layout, query, ids),
         row_of=np.zeros(len(ids), np.int64),
         labels={},
+        found=query_found(layout, query, ids, search) if search else None,
     )
+
+
+def query_codes(layout: Layout, query: Query) -> NDArray[np.int32]:
+    """[1, Layout.user_codes]: the codes of the query's features, and of its last entries of single actions."""
+    codes = query.features.codes
+    if not layout.last_n:
+        return codes
+    return np.concatenate([codes, last_n(layout, query.catalog, _past(query))], axis=1)
+
+
+def query_found(layout: Layout, query: Query, items: NDArray[np.int64], search: Search) -> Found:
+    """What each of the items finds in the query's history; items no longer there are left out of it."""
+    past, catalog = _past(query, search.length), query.catalog
+    base, fresh = catalog.columns["codes"]
+    kinds = gather((base[:, search.column], fresh[:, search.column]), past.item)
+    return find(search, layout, catalog, past, kinds, (items, np.array([0, len(items)])))
+
+
+def _past(query: Query, most: int | None = None) -> Past:
+    """The query's newest entries, as a search reads them."""
+    newest = _known(query.history)
+    count = len(newest) if most is None else min(len(newest), most)
+    return Past(
+        item=np.ascontiguousarray(newest.items[:count][::-1]),
+        action=np.ascontiguousarray(newest.actions[:count][::-1]),
+        time=np.ascontiguousarray(newest.times[:count][::-1]),
+        start=np.zeros(1, np.int64),
+        end=np.array([count]),
+        now=np.array([query.now]),
+    )
+
+
+def _known(history: History) -> History:
+    """Without items that are no longer there."""
+    known = history.items >= 0
+    if known.all():
+        return history
+    return History(history.items[known], history.actions[known], history.times[known])
 
 
 def query_dynamic(layout: Layout, query: Query, items: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -64,10 +106,7 @@ def query_dynamic(layout: Layout, query: Query, items: NDArray[np.int64]) -> NDA
 def query_history(layout: Layout, query: Query) -> NDArray[np.int32]:
     """[Layout.history_length, Layout.history_codes] of the query's history; items no longer there are left out."""
     out = np.zeros((layout.history_length, layout.history_codes), np.int32)
-    history = query.history
-    known = history.items >= 0
-    if not known.all():
-        history = History(history.items[known], history.actions[known], history.times[known])
+    history = _known(query.history)
     count = min(len(history), layout.history_length)
     if count:
         codes = query.catalog.column("codes", history.items[:count])

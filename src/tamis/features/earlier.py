@@ -62,7 +62,8 @@ def carried_rows(old: Encoder, new: Encoder) -> NDArray[np.int64]:
 
 
 def _fields(layout: Layout) -> dict[str, Field]:
-    every = (*layout.user_fields, *layout.item_fields, layout.history_action, layout.history_age)
+    own = [field for field in layout.user_fields if not field.name.startswith("history.")]  # those are the items' rows
+    every = (*own, *layout.item_fields, layout.history_action, layout.history_age)
     return {field.name: field for field in every}
 
 

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from tamis.data.dataset import Events
 from tamis.data.negatives import there_since
 from tamis.data.picks import ranges
-from tamis.data.samples import Samples
+from tamis.data.samples import Samples, Timeline
 from tamis.errors import ConfigError
 from tamis.features.batch import NetBatch
 from tamis.features.earlier import Earlier
@@ -22,6 +22,7 @@ from tamis.features.groups import ITEM, Group, key_of
 from tamis.features.layout import Layout
 from tamis.features.lesson import Lesson
 from tamis.features.pairs import Pairs, values_at
+from tamis.features.search import Past, Search, find, last_n
 from tamis.features.statistics import Statistics, refresh_time
 from tamis.types import ACTION_CODE, ACTIONS, Catalog, Features, Progress, silent
 
@@ -92,6 +93,7 @@ class Inputs:
     part: Callable[[str], Any] = no_part
     teacher: Callable[["Inputs", Samples], Lesson] | None = None
     _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
+    _kinds: dict[tuple[int, int], tuple[Timeline, NDArray[np.int32]]] = field(default_factory=dict)
 
     @property
     def layout(self) -> Layout:
@@ -139,16 +141,35 @@ class Inputs:
         """The same inputs with other samples, and a cache of sides of their own."""
         return replace(self, train=train, valid=valid, _sides={})
 
-    def batch(self, samples: Samples, requests: NDArray[np.int64]) -> NetBatch:
+    def kinds(self, timeline: Timeline, column: int) -> NDArray[np.int32]:
+        """[t] the code of each entry's item in a column of the items' codes, gathered at the first call and kept."""
+        place = id(timeline), column
+        if place not in self._kinds:
+            codes = np.ascontiguousarray(self.catalog.columns["codes"][0][:, column])
+            self._kinds[place] = timeline, codes[timeline.item]  # held, so that its id is not given again
+        return self._kinds[place][1]
+
+    def batch(self, samples: Samples, requests: NDArray[np.int64], search: Search | None = None) -> NetBatch:
         """Any requests of `samples` (their positions, [r]) with all their candidates, as a net reads them."""
         sides = self.sides(samples)
         begin, end = samples.first[requests], samples.first[requests + 1]
         counts = end - begin
         row_of = np.repeat(np.arange(len(requests)), counts)
         rows = ranges(begin, counts)
-        items = self.catalog.features(samples.item[rows])
+        shown = samples.item[rows]
+        items = self.catalog.features(shown)
+        user_codes, found = sides.user.codes[requests], None
+        if search or self.layout.last_n:
+            line = samples.timeline
+            span = samples.history_start[requests], samples.history_end[requests]
+            past = Past(line.item, line.action, line.time, *span, samples.time[requests])
+            if self.layout.last_n:
+                user_codes = np.concatenate([user_codes, last_n(self.layout, self.catalog, past)], axis=1)
+            if search:
+                asked = shown, np.append(0, np.cumsum(counts))
+                found = find(search, self.layout, self.catalog, past, self.kinds(line, search.column), asked)
         return NetBatch(
-            user_codes=sides.user.codes[requests],
+            user_codes=user_codes,
             user_dense=sides.user.dense[requests],
             history_codes=_histories(self, samples, requests),
             item_codes=items.codes,
@@ -159,6 +180,7 @@ class Inputs:
             log_odds=None if samples.log_odds is None else samples.log_odds[rows],
             keep_negatives=samples.keep_negatives,
             spared=None if samples.spared is None else samples.spared[rows],
+            found=found,
         )
 
 

@@ -34,6 +34,8 @@ class Layout(Config, frozen=True):
     Codes of all fields, user and item side, index one fused embedding table of `table_size` rows; row 0 is padding and
     stays zero. History entries reuse the *item's* codes (columns `history_columns` of the item codes, so they share the
     item's embeddings), followed by one code for the action and one for the age of the entry.
+    The user's fields end with those of the last entries of single actions (`last_n`): one for each action and column of
+    an entry, as wide as entries are pooled, with the item's codes.
     """
 
     table_size: int
@@ -50,6 +52,9 @@ class Layout(Config, frozen=True):
     user_statistics: tuple[str, ...] = ()  # those of user_dense that are statistics
     item_age_gaps: dict[str, int] = {}  # as item_ages: the column that says where the time is missing
     item_crosses: tuple[Cross, ...] = ()
+    long_length: int = 0
+    last_n: tuple[int, ...] = ()  # codes of the actions
+    last_n_length: int = 0
 
     def field(self, name: str) -> Field:
         """The field of a categorical feature, for instance "item.author"."""

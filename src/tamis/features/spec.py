@@ -169,13 +169,25 @@ Side = Literal["user", "context", "item"]
 
 
 class HistoryConfig(Config, frozen=True):
-    """The last-N sequence."""
+    """The last-N sequence, and what else is read of the user's past.
+
+    long_length: newest entries that a net with a `search` looks through for each candidate; 0 = no net may.
+    last_n: actions whose newest `last_n_length` entries are pooled on their own, on the user's side of every net: one
+    list of clicks, one of likes.
+    """
 
     actions: tuple[str, ...] = ("click", "like", "collect", "share", "comment", "follow", "long_view")  # its entries
     length: AtLeastOne = 50  # newest entries that the nets see
     fields: tuple[str, ...] = ("item_id", "author", "category")  # item features that make up an entry
+    long_length: AtLeastZero = 0
+    last_n: tuple[str, ...] = ()
+    last_n_length: AtLeastOne = 20
 
     def __post_init__(self) -> None:
+        if foreign := sorted(set(self.last_n) - set(self.actions)):
+            raise ValueError(f"last_n names {foreign}, not among the actions {list(self.actions)} of a history")
+        if len(set(self.last_n)) != len(self.last_n):
+            raise ValueError(f"last_n {list(self.last_n)}: wanted each once")
         if len(set(self.fields)) != len(self.fields):
             raise ValueError(f"fields {list(self.fields)}: wanted each once")
         for action in self.actions:

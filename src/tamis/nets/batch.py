@@ -25,6 +25,12 @@ class TensorBatch(NamedTuple):
     log_odds: Tensor | None
     keep_negatives: float
     spared: Tensor | None
+    found: tuple[Tensor, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a net of the candidates' side reads: `batch[:6]`, and what a search found if there was one."""
+        return (*self[:6], *self.found)
 
     def as_drawn(self, logits: Tensor) -> Tensor:
         """Logits [heads, n] of these rows, given those [heads, n] of rows with evenly drawn negatives."""
@@ -45,6 +51,7 @@ def tensors(batch: NetBatch) -> TensorBatch:
         None if batch.log_odds is None else tensor(batch.log_odds),
         batch.keep_negatives,
         None if batch.spared is None else tensor(batch.spared),
+        () if batch.found is None else (tensor(batch.found.codes), tensor(batch.found.row_of)),
     )
 
 

@@ -23,6 +23,7 @@ from tamis.data.samples import Samples
 from tamis.errors import ConfigError
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
+from tamis.features.search import Search
 from tamis.metrics import auc
 from tamis.nets.batch import TensorBatch, tensors
 from tamis.nets.crosses.chosen import Crosses
@@ -38,15 +39,17 @@ from tamis.nets.personal import PersonalGates
 from tamis.nets.plans import MultitaskShape, TrainingPlan
 from tamis.nets.ple import Ple
 from tamis.nets.position import PLACES, PlaceCodes, PositionTower
-from tamis.nets.sequence import DinAttention, DotAttention, mean_pool, past
+from tamis.nets.sequence import DinAttention, DotAttention, SearchAttention, mean_pool, past
 from tamis.nets.spread import Rows, spread
 from tamis.nets.thinning import Thinning
+from tamis.nets.tiles import Tiles
 from tamis.nets.tower import IdHider
 
 log = structlog.get_logger(__name__)
 _SAMPLE_REQUESTS = 5_000
 _JUDGE_ROWS = 8_192
 INPUTS = ("user_codes", "user_dense", "history_codes", "item_codes", "item_dense", "item_dynamic")
+SEARCH_INPUTS = ("found_codes", "tile_found", "tile_rows", "tile_place")  # of an exported net with a search
 
 
 class Scales(NamedTuple):
@@ -77,7 +80,14 @@ class MultitaskNet(nn.Module):
         if shape.attention != "mean" and query:
             kind = DinAttention if shape.attention == "din" else DotAttention
             self.attention = kind(query, entry, shape.attention_hidden, generator)
+        self.search = Search.of(layout, shape.search, shape.search_field, shape.search_entries)
+        self.search_attention: SearchAttention | None = None
+        if self.search is not None:
+            if not query:
+                raise ConfigError("multitask.search: wants features.history.fields to compare candidates by")
+            self.search_attention = SearchAttention(query, entry, shape.attention_hidden, generator)
         of_user, of_item = (0, layout.history_codes) if self.attention else (layout.history_codes, 0)
+        of_item += layout.history_codes if self.search_attention else 0
         numbers = self.user_scale.width, self.item_scale.width + self.dynamic_scale.width
         fields = Fields(len(self.user_widths) + of_user, len(self.item_widths) + of_item, size, *numbers)
         self.crosses = Crosses(fields, shape, generator) if shape.crosses else None
@@ -100,7 +110,7 @@ class MultitaskNet(nn.Module):
             self.first_order = CodeWeights(layout.table_size, len(heads), generator)
 
     def forward(self, batch: Sequence[Tensor], row_of: Tensor | None, places: Tensor | None = None) -> Tensor:
-        """Logits [heads, n]. batch: the six `INPUTS`, shaped as in `NetBatch`.
+        """Logits [heads, n]. batch: the six `INPUTS`, shaped as in `NetBatch`, and the two of `Found` with a search.
 
         row_of: [n] each candidate's request; None when all are of the only one (r = 1).
         places: [n, 1] codes of `position.PlaceCodes`; None = unknown, as when serving.
@@ -129,16 +139,20 @@ class MultitaskNet(nn.Module):
         self, batch: Sequence[Tensor], row_of: Tensor | None, places: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Rows | None]:
         """What the experts read: [r, …] of the requests, [n, …] of the candidates, and who belongs to whom."""
-        user_codes, user_dense, history_codes, item_codes, item_dense, item_dynamic = batch
+        user_codes, user_dense, history_codes, item_codes, item_dense, item_dynamic = batch[:6]
         rows = None if row_of is None else Rows.of(row_of, len(user_codes))
         user = [self.table(user_codes, self.user_widths), self.user_scale(user_dense)]
         item = [self.table(item_codes, self.item_widths), self.item_scale(item_dense), self.dynamic_scale(item_dynamic)]
         entries, there = past(self.table, history_codes)
         if self.attention is None:
             user.append(mean_pool(entries, there))
-        else:
+        if self.attention is not None or self.search_attention is not None:
             query = self.table(item_codes[:, self.history_columns], (1,) * len(self.history_columns))
+        if self.attention is not None:
             item.append(self.attention(query, entries, there, rows))
+        if self.search_attention is not None:
+            found_codes, *groups = batch[6:]
+            item.append(self.search_attention(query, *past(self.table, found_codes), groups))
         if self.crosses is not None:  # embeddings and pooled history are fields, what lies between them are numbers
             of_user = torch.cat([user[0], *user[2:]], 1), user[1]
             of_item = torch.cat([item[0], *item[3:]], 1), torch.cat(item[1:3], 1)
@@ -195,7 +209,7 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
         log.warning("no training row knows its position", position=shape.position)
 
     def batch(requests: NDArray[np.int64]) -> tuple[TensorBatch, Targets, Tensor | None]:
-        made = inputs.batch(samples, requests)
+        made = inputs.batch(samples, requests, net.search)
         ids.hide(made.user_codes, made.item_codes)
         whole = tensors(made)
         targets = thinning.targets(whole, heads.targets(whole.labels))
@@ -204,9 +218,9 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
     def batch_loss(made: tuple[TensorBatch, Targets, Tensor | None]) -> Tensor:
         whole, targets, at = made
         if tower is not None and at is not None:
-            logits = net(whole[:6], whole.row_of) + tower(at)
+            logits = net(whole.inputs, whole.row_of) + tower(at)
         else:
-            logits = net(whole[:6], whole.row_of, None if at is None else at[:, :1])
+            logits = net(whole.inputs, whole.row_of, None if at is None else at[:, :1])
         return loss(thinning.drawn(whole, logits), targets)
 
     def judge() -> float:
@@ -233,8 +247,8 @@ def predict(net: MultitaskNet, inputs: Inputs, samples: Samples) -> dict[str, ND
     parts = [np.empty((len(net.heads), 0), np.float32)]
     with torch.no_grad():
         for requests in _in_order(rows):
-            batch = tensors(inputs.batch(samples, requests))
-            parts.append(batch.as_drawn(net(batch[:6], batch.row_of)).numpy())
+            batch = tensors(inputs.batch(samples, requests, net.search))
+            parts.append(batch.as_drawn(net(batch.inputs, batch.row_of)).numpy())
     return dict(zip(net.heads, np.concatenate(parts, 1), strict=True))
 
 
@@ -250,9 +264,18 @@ class _OneRequest(nn.Module):
 
 
 def export_multitask(net: MultitaskNet, layout: Layout, path: Path) -> None:
-    """Writes the net for one request: inputs `INPUTS`, [1, …] or [n, …]; one output [n] of logits per head."""
-    lengths = {name: {0: "n"} for name in (*INPUTS[3:], *net.heads)}
-    export(_OneRequest(net), example_of(layout), net.heads, path, lengths)
+    """Writes the net for one request: inputs `INPUTS`, [1, …] or [n, …]; one output [n] of logits per head.
+
+    With a search also `SEARCH_INPUTS`: `Found.codes` [m, k, …] and the arrays of `tiles.Tiles`.
+    """
+    example, lengths = example_of(layout), {name: {0: "n"} for name in (*INPUTS[3:], *net.heads)}
+    if net.search is not None:
+        found = torch.ones(2, net.search.entries, layout.history_codes, dtype=torch.int32)
+        tiles = (torch.tensor(each) for each in Tiles.of(np.array([1, 0, 1]), 2))
+        example |= dict(zip(SEARCH_INPUTS, (found, *tiles), strict=True))
+        axes = ({0: "m"}, {0: "t"}, {0: "t", 1: "g"}, {0: "n"})
+        lengths |= dict(zip(SEARCH_INPUTS, axes, strict=True))
+    export(_OneRequest(net), example, net.heads, path, lengths)
 
 
 def example_of(layout: Layout, rows: int = 3) -> dict[str, Tensor]:
@@ -299,9 +322,9 @@ def _gate_use(net: MultitaskNet, inputs: Inputs) -> GateUse | None:
     if net.experts.experts == 1 or not len(inputs.train.item):
         return None
     requests = next(iter(_in_order(np.diff(inputs.train.first))))
-    batch = tensors(inputs.batch(inputs.train, requests))
+    batch = tensors(inputs.batch(inputs.train, requests, net.search))
     with torch.no_grad():
-        use = GateUse.of(net.gates(batch[:6], batch.row_of))
+        use = GateUse.of(net.gates(batch.inputs, batch.row_of))
     if use.polarized or use.dead:
         polarized = [net.heads[task] for task in use.polarized]
         log.warning("gates lean on single experts", heads=polarized, dead_experts=list(use.dead))

@@ -10,6 +10,7 @@ BilinearWeights = Literal["all", "each", "interaction"]
 BilinearForm = Literal["inner", "hadamard"]
 Mixture = Literal["mmoe", "ple"]
 PersonalGating = Literal["none", "lhuc", "ppnet"]
+HowToSearch = Literal["none", "hard", "soft"]
 Position = Literal["none", "feature", "tower"]
 
 
@@ -58,6 +59,8 @@ class MultitaskShape:
 
     embedding_size, attention_hidden: multiples of 4.   attention: see `nets.sequence`.
     embedding_spread: standard deviation of a new embedding; what a rare id keeps of it is noise.
+    search: attention over what each candidate finds in the long history too (`features.search`), besides that over the
+    newest entries.   search_field: item feature whose equals hard search finds.   search_entries: most for a candidate.
     experts: nets that the tasks share, 1 = a shared bottom.   expert_hidden, tower_hidden: widths of their layers.
     mixture: how the tasks share them; "ple" gives each task `head_experts` of its own too, in `extraction_levels`.
     personal_gates: see `nets.personal`.   personal_hidden: width of the hidden layer of each gate net.
@@ -78,6 +81,9 @@ class MultitaskShape:
     embedding_spread: float = 0.01
     attention: Literal["din", "dot", "mean"] = "din"
     attention_hidden: int = 36
+    search: HowToSearch = "none"
+    search_field: str = "category"
+    search_entries: int = 50
     experts: int = 4
     expert_hidden: tuple[int, ...] = (128, 64)
     tower_hidden: tuple[int, ...] = (32,)

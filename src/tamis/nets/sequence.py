@@ -1,10 +1,12 @@
-"""Attention of a candidate over the user's last actions: DIN's activation unit, scaled dot product, or a plain mean.
+"""Attention of a candidate over the user's last actions: DIN's activation unit, scaled dot product, or a plain mean;
+and over what it found in his long history.
 
 Entries `x` [r, L, V] belong to requests, queries [n, D] to candidates; an entry's first D numbers are those of the item
 in the query's own layout, the rest say what was done and how long ago. An empty history gives zeros.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import torch
@@ -105,6 +107,61 @@ class DinAttention(nn.Module):
         weight = self.output[:-1]
         scores = torch.matmul(weight, cut) + (torch.matmul(weight, key_part) + self.output[-1])
         return torch.matmul(scores * there.to(scores.dtype), entries[0])
+
+
+class SearchAttention(nn.Module):
+    """DIN's activation unit over the entries that each candidate found in the long history; see `features.search`.
+
+    Those entries belong to groups of candidates, not to requests: the compiled kernel takes a group for a request. The
+    age of an entry is part of it, so what is long past can weigh less. (SIM: Pi et al., CIKM 2020.)
+    """
+
+    def __init__(self, query_width: int, entry_width: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.unit = DinAttention(query_width, entry_width, hidden, generator)
+
+    def forward(self, query: Tensor, entries: Tensor, there: Tensor, groups: Sequence[Tensor]) -> Tensor:
+        """[n, V] from query [n, D], entries [m, k, V], there [m, k]; zeros for a candidate that found nothing.
+
+        groups: (row_of [n] each candidate's row of entries); in an exported net the three arrays of `tiles.Tiles`.
+        """
+        if torch.onnx.is_in_onnx_export():
+            return self._tiled(query, entries, there, groups)
+        order = torch.argsort(groups[0], stable=True)
+        rows = Rows.of(groups[0][order], len(entries))
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order))
+        sorted_out: Tensor = self.unit(_Permuted.apply(query, order, place), entries, there, rows)  # type: ignore[no-untyped-call]
+        out: Tensor = _Permuted.apply(sorted_out, place, order)  # type: ignore[no-untyped-call]
+        return out
+
+    def _tiled(self, query: Tensor, entries: Tensor, there: Tensor, tiles: Sequence[Tensor]) -> Tensor:
+        """The same by plain operations, one matrix product per tile; see `DinAttention` for the trick with relu."""
+        group_of, rows, place = tiles
+        unit = self.unit
+        hidden, depth = unit.product.shape
+        asked = query[rows]  # [t, g, D]
+        own, key_part = entries[group_of], unit.key(entries)[group_of].transpose(1, 2).unsqueeze(1)  # [t, 1, H, k]
+        left = (unit.product * asked.unsqueeze(2)).flatten(1, 2)  # [t, g·H, D]
+        pairs = torch.matmul(left, own[:, :, :depth].transpose(1, 2)) + unit.query(asked).flatten(1, 2).unsqueeze(2)
+        cut = torch.maximum(torch.unflatten(pairs, 1, (-1, hidden)), -key_part)  # [t, g, H, k]
+        weight = unit.output[:-1]
+        scores = torch.matmul(weight, cut) + (torch.matmul(weight, key_part) + unit.output[-1])
+        scores = scores * there[group_of].to(scores.dtype).unsqueeze(1)
+        return torch.matmul(scores, own).flatten(0, 1)[place]
+
+
+class _Permuted(torch.autograd.Function):
+    """Rows in another order, with a gradient that is put back in order instead of scattered."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.back = back
+        return rows.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        return slope.index_select(0, ctx.back), None, None
 
 
 class _Pool(torch.autograd.Function):

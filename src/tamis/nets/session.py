@@ -53,9 +53,10 @@ class Session:
             raise ValueError(f"an input has a wrong shape: {error}") from None
         return dict(zip(self.outputs, values, strict=True))
 
-    def answer(self, batch: NetBatch) -> dict[str, NDArray[Any]]:
-        """The same for a net whose inputs are called like fields of a batch."""
-        return self.run(**{name: getattr(batch, name) for name in self.inputs})
+    def answer(self, batch: NetBatch, **more: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """The same for a net whose inputs are called like fields of a batch, all but those in `more`."""
+        fields = {name: getattr(batch, name) for name in self.inputs if name not in more}
+        return self.run(**fields, **more)
 
 
 _TYPES: dict[str, np.dtype[Any]] = {

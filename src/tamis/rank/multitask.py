@@ -25,10 +25,11 @@ from scipy.special import expit
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, ShareBelowOne, StepConfig
 from tamis.data.samples import Samples
 from tamis.errors import ArtifactError, ConfigError
-from tamis.features.batch import net_batch
+from tamis.features.batch import NetBatch, net_batch
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.features.lesson import Lesson
+from tamis.features.search import Found, Search
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.labels import AMOUNTS, PLAY, check_labels, per_click_heads, taught, unlearnable
@@ -36,6 +37,7 @@ from tamis.nets.plans import (
     BilinearForm,
     BilinearWeights,
     Cross,
+    HowToSearch,
     Mixture,
     MultitaskShape,
     PersonalGating,
@@ -45,6 +47,7 @@ from tamis.nets.plans import (
     plan_of,
 )
 from tamis.nets.session import Session
+from tamis.nets.tiles import TILE, Tiles
 from tamis.rank.calibrate import Isotonic, Platt
 from tamis.rank.watch_time import WatchTime, column_beside
 from tamis.types import WATCH_HEADS, Candidates, Columns, Query
@@ -74,6 +77,9 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     embedding_spread: float = 0.01  # standard deviation of a new embedding; what a rare id keeps of it is noise
     attention: Literal["din", "dot", "mean"] = "din"  # how a candidate looks at the user's last actions
     attention_hidden: int = 36  # width of the attention's hidden layer, a multiple of 4
+    search: HowToSearch = "none"  # attention over what each candidate finds in the long history too
+    search_field: str = "category"  # item feature whose equals "hard" search finds
+    search_entries: AtLeastOne = 50  # most entries found for a candidate
     experts: AtLeastOne = 4  # nets shared by the heads; 1 = a shared bottom
     expert_hidden: tuple[int, ...] = (128, 64)  # layers of each expert
     tower_hidden: tuple[int, ...] = (32,)  # hidden layers of each head's tower
@@ -138,6 +144,7 @@ class MultitaskFacts(Config, frozen=True):
     dropped: configured heads that could not be learnt, with the reason.
     scores: validation score of each epoch; the net is that of epoch `best`.
     gate_largest: head → mean largest gate weight.   dead_experts: experts that no head uses.
+    search: what the net was trained to look for in long histories.
     """
 
     layout: Layout
@@ -148,6 +155,7 @@ class MultitaskFacts(Config, frozen=True):
     best: int = -1
     gate_largest: dict[str, float] = {}
     dead_experts: tuple[int, ...] = ()
+    search: Search | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +206,7 @@ class Multitask:
             best=trained.report.best,
             gate_largest=dict(zip(heads, trained.gates.largest, strict=True)) if trained.gates else {},
             dead_experts=trained.gates.dead if trained.gates else (),
+            search=trained.net.search,
         )
         calibrators = _calibrators(config.calibration, facts, inputs.valid, trained.valid)
         return cls(config, facts, calibrators, watch, folder, Session.open(folder.path / _NET_FILE))
@@ -205,7 +214,7 @@ class Multitask:
     def score(self, query: Query, items: Candidates) -> Columns:
         """The columns of the module's docstring, each [n]; probabilities calibrated."""
         count = len(items)
-        logits = self.session.answer(net_batch(self.facts.layout, query, items)) if count else {}
+        logits = self._answer(net_batch(self.facts.layout, query, items, self.facts.search)) if count else {}
         columns: dict[str, NDArray[Any]] = {}
         for head in self.config.heads:
             name = column_of(head)
@@ -226,7 +235,7 @@ class Multitask:
         """What the served net says of every row, one request after the other; of binary heads that it could learn."""
         p = {head: np.empty(len(samples.item)) for head in self.facts.heads if head not in AMOUNTS}
         for request in np.flatnonzero(np.diff(samples.first)):
-            logits = self.session.answer(inputs.batch(samples, np.array([request])))
+            logits = self._answer(inputs.batch(samples, np.array([request]), self.facts.search))
             for head, out in p.items():
                 raw = expit(logits[head].astype(np.float64))
                 rows = slice(samples.first[request], samples.first[request + 1])
@@ -235,6 +244,10 @@ class Multitask:
                 inputs.progress("teach", int(request), len(samples))
         finite = {head: np.clip(out, _EDGE, 1 - _EDGE) for head, out in p.items()}  # in log-odds
         return Lesson(finite, frozenset(self.facts.per_click))
+
+    def _answer(self, batch: NetBatch) -> dict[str, NDArray[np.float32]]:
+        """Each head's logits [n] of one request."""
+        return self.session.answer(batch, **_search_inputs(batch.found, self.facts.search))
 
     def save(self, folder: Path) -> None:
         """Writes the net, the calibrators and what goes with them."""
@@ -262,6 +275,19 @@ class Multitask:
                     calibrators[head] = kind.load(folder / f"{name}.{head}")
         watch = WatchTime.load(config.heads, config.finished_share, config.play_limit_seconds, folder)
         return cls(config, facts, calibrators, watch, NetFolder(folder), Session.open(folder / _NET_FILE))
+
+
+def _search_inputs(found: Found | None, search: Search | None) -> dict[str, NDArray[Any]]:
+    """What the exported net reads of a search; candidates that search softly share no entries, so no tile is shared."""
+    if found is None or search is None:
+        return {}
+    tiles = Tiles.of(found.row_of, len(found.codes), 1 if search.soft else TILE)
+    return {
+        "found_codes": found.codes,
+        "tile_found": tiles.group_of,
+        "tile_rows": tiles.rows,
+        "tile_place": tiles.place,
+    }
 
 
 def column_of(head: str) -> str:
