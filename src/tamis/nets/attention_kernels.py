@@ -149,7 +149,8 @@ def pool(keys: tuple[A, A, A, A], queries: tuple[A, A], weights: tuple[A, A], ou
         for start in range(first[r], first[r + 1], GROUP):
             count = min(GROUP, first[r + 1] - start)
             group = slice(start, start + count)
-            scores, pooled = np.zeros((GROUP, padded), kind), np.zeros((GROUP, width), kind)
+            whole = (count + 3) // 4 * 4
+            scores, pooled = np.zeros((whole, padded), kind), np.zeros((whole, width), kind)
             _pairs(pairs, query[group], columns, padded)
             _hidden(hidden, key_columns, query_part[group], (product_weight, pairs), padded)
             for g in range(count):
@@ -233,8 +234,9 @@ def pool_gradient(
         column_sum, key_column_sum = np.zeros((width, padded), kind), np.zeros((units, padded), kind)
         for start in range(first[r], first[r + 1], GROUP):
             count = min(GROUP, first[r + 1] - start)
-            scores, score_slope = np.zeros((GROUP, padded), kind), np.zeros((GROUP, padded), kind)
-            out_slope = np.zeros((GROUP, width), kind)
+            whole = (count + 3) // 4 * 4
+            scores, score_slope = np.zeros((whole, padded), kind), np.zeros((whole, padded), kind)
+            out_slope = np.zeros((whole, width), kind)
             out_slope[:count] = slope[start : start + count]
             group = slice(start, start + count)
             _multiply(score_slope, out_slope, columns, padded)

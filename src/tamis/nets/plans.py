@@ -83,7 +83,7 @@ class MultitaskShape:
     attention_hidden: int = 36
     search: HowToSearch = "none"
     search_field: str = "category"
-    search_entries: int = 50
+    search_entries: int = 32
     experts: int = 4
     expert_hidden: tuple[int, ...] = (128, 64)
     tower_hidden: tuple[int, ...] = (32,)

@@ -79,7 +79,7 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     attention_hidden: int = 36  # width of the attention's hidden layer, a multiple of 4
     search: HowToSearch = "none"  # attention over what each candidate finds in the long history too
     search_field: str = "category"  # item feature whose equals "hard" search finds
-    search_entries: AtLeastOne = 50  # most entries found for a candidate
+    search_entries: AtLeastOne = 32  # most entries found for a candidate
     experts: AtLeastOne = 4  # nets shared by the heads; 1 = a shared bottom
     expert_hidden: tuple[int, ...] = (128, 64)  # layers of each expert
     tower_hidden: tuple[int, ...] = (32,)  # hidden layers of each head's tower
