@@ -268,6 +268,9 @@ class Multitask:
             raise ArtifactError(f"{folder / _FACTS_FILE}: {error}") from None
         if new := [head for head in config.heads if head not in (*facts.heads, *facts.dropped)]:
             raise ArtifactError(f"{folder / _FACTS_FILE}: no head {new}; it was trained for {list(facts.heads)}")
+        trained = "none" if facts.search is None else "soft" if facts.search.soft else "hard"
+        if config.search != trained:
+            raise ArtifactError(f"{folder / _FACTS_FILE}: search is {config.search!r}; it was trained with {trained!r}")
         calibrators: dict[str, Calibrator] = {}
         for head in facts.heads:
             for name, kind in (("platt", Platt), ("isotonic", Isotonic)):
