@@ -34,7 +34,7 @@ from tamis.filters.blocked import Blocked, BlockedConfig
 from tamis.filters.excluded import Excluded, ExcludedConfig
 from tamis.filters.seen import Seen, SeenConfig
 from tamis.funnel import Funnel, Stage
-from tamis.funnel_checks import funnel_problems
+from tamis.funnel_checks import funnel_problems, searches_amiss
 from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig
 from tamis.rank.fuse import Fuse, FuseConfig
 from tamis.rank.light import LightRank, LightRankConfig
@@ -218,6 +218,7 @@ class ProjectConfig(Config, frozen=True):
             *idle_weights(self),
             *impossible_numbers(self),
             *funnel_problems(stages_of(self.funnel), part_of, single_columns(self.features)),
+            *searches_amiss(stages_of(self.funnel), self.features, self.state.timeline_limit),
         ):
             raise ValueError(problem)
 

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 from tamis.config import StepConfig
+from tamis.features.spec import FeaturesConfig, single_codes
 from tamis.rank.fuse import FuseConfig
+from tamis.rank.multitask import MultitaskConfig
 
 Stages = Mapping[str, Any]
 """Name of a stage → its settings, in the order they run."""
@@ -24,6 +26,25 @@ def funnel_problems(stages: Stages, part_of: PartOf, catalog: Set[str]) -> Itera
     yield from _not_before(stages, part_of)
     yield from _fallbacks_amiss(stages, part_of)
     yield from _untaught(stages, part_of)
+
+
+def searches_amiss(stages: Stages, features: FeaturesConfig, timeline_limit: int) -> Iterator[str]:
+    """Long histories that the state does not keep, and searches in what is not there."""
+    history, fields = features.history, single_codes(features, "item")
+    if history.long_length > timeline_limit:
+        yield (
+            f"state.timeline_limit is {timeline_limit}: wanted at least features.history.long_length, "
+            f"{history.long_length}"
+        )
+    for stage_name, stage in stages.items():
+        for name, step in stage.steps.items():
+            where = f"funnel.{stage_name}.steps.{name}"
+            if not isinstance(step, MultitaskConfig) or step.search == "none":
+                continue
+            if not history.long_length:
+                yield f'{where}.search = "{step.search}" wants a features.history.long_length above 0'
+            if step.search == "hard" and step.search_field not in fields:
+                yield f"{where}.search_field: {step.search_field!r} is no item feature of one code, of {fields}"
 
 
 def _sources_twice(stages: Stages, part_of: PartOf) -> Iterator[str]:

@@ -15,6 +15,7 @@ from tamis.data.split import by_time
 from tamis.features.batch import net_batch
 from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
+from tamis.features.search import Search
 from tamis.features.tables import Tables
 from tamis.funnel import Funnel, Stage
 from tamis.recall.newest import Newest, NewestConfig
@@ -46,6 +47,43 @@ def test_a_live_query_equals_the_training_row_of_the_same_moment(tiny, limit: in
     configs = (config.features, config.samples, config.train.interest_actions)
     inputs = prepare(dataset, Moment(split.test_since, split.test_until), configs, config.state, model.encoder)
     same_live_and_logged(model, inputs, dataset, np.random.default_rng(3).choice(len(inputs.valid), 25, replace=False))
+
+
+LONG_HISTORY = {
+    "features.history.length": 5,
+    "features.history.long_length": 60,
+    "features.history.last_n": ("click", "like"),
+    "features.history.last_n_length": 4,
+}
+
+
+@pytest.mark.parametrize("how", ["hard", "soft"])
+@pytest.mark.parametrize("limit", [60, 200])
+def test_what_is_found_in_a_long_history_is_the_same_live_and_logged(tiny, how: str, limit: int) -> None:
+    config = override(tiny.project.config, {**LONG_HISTORY, "state.timeline_limit": limit})
+    dataset, split = tiny.dataset, by_time(tiny.dataset, config.split)
+    configs = (config.features, config.samples, config.train.interest_actions)
+    trained = prepare(dataset, Moment(split.valid_since, split.test_since), configs, config.state)
+    model = replace(
+        load_model(open_bundle(tiny.project.bundles)),
+        config=config,
+        encoder=trained.encoder,
+        catalog=trained.catalog,
+        statistics=Tables.of(
+            trained.encoder,
+            {name: trained.pairs_of(group) for name, group in trained.encoder.groups.items()},
+            trained.until,
+        ),
+        funnel=Funnel([Stage("recall", {"newest": Newest(NewestConfig())}, limit=20)]),
+    )
+    logged = prepare(dataset, Moment(split.test_since, split.test_until), configs, config.state, trained.encoder)
+    search = Search.of(trained.layout, how, "category", 7)
+    samples = logged.valid
+    longest = np.argsort(samples.history_end - samples.history_start)[-15:]
+    rows = np.append(longest, np.random.default_rng(5).choice(len(samples), 10, replace=False))
+    same_live_and_logged(model, logged, dataset, rows, search)
+    found = logged.batch(samples, longest, search).found
+    assert (found.codes[:, :, 0] != 0).all(axis=1).any()  # some find as many as they may
 
 
 EVERY_STATISTIC = {
@@ -94,7 +132,9 @@ def test_every_kind_of_statistic_is_the_same_live_and_logged(tiny, tmp_path: Pat
         assert len(np.unique(sides.user.dense[:, encoder.layout.user_dense.index(name)])) > 2, name
 
 
-def same_live_and_logged(model: Model, inputs: Inputs, dataset: Dataset, rows: NDArray[np.int64]) -> None:
+def same_live_and_logged(
+    model: Model, inputs: Inputs, dataset: Dataset, rows: NDArray[np.int64], search: Search | None = None
+) -> None:
     """Asks a server about the moments of logged requests (rows of `inputs.valid`), each with the state of its time."""
     config = model.config
     samples, events = inputs.valid, inputs.events
@@ -124,9 +164,12 @@ def same_live_and_logged(model: Model, inputs: Inputs, dataset: Dataset, rows: N
         Engine(model, state, clock=lambda now=now: now).recommend(
             RecommendRequest(user_id=external, scene=scene, context=context), catch
         )
-        offline = inputs.batch(samples, np.array([row]))
+        offline = inputs.batch(samples, np.array([row]), search)
         span = slice(int(samples.first[row]), int(samples.first[row + 1]))
-        online = net_batch(model.encoder.layout, catch.query[0], Candidates.of(samples.item[span]))
+        online = net_batch(model.encoder.layout, catch.query[0], Candidates.of(samples.item[span]), search)
+        for one, other in zip(offline.found or (), online.found or (), strict=True):
+            assert one.dtype == other.dtype
+            assert one.tobytes() == np.ascontiguousarray(other).tobytes(), row
         for name in SIDES:
             one, other = getattr(offline, name), getattr(online, name)
             assert one.dtype == other.dtype, name

@@ -199,3 +199,19 @@ def test_a_channel_made_of_another_one_wants_it_before_itself_and_able(over: str
     with pytest.raises(ConfigError, match=rf"funnel\.recall\.steps\.like\.over: '{over}' .* \['two_tower', 'itemcf'"):
         convert(patched("funnel.recall.steps.like", made), ProjectConfig)
     assert convert(patched("funnel.recall.steps.like", made | {"over": "content"}), ProjectConfig)
+
+
+def test_a_search_wants_a_long_history_that_the_state_keeps_and_a_feature_to_search_by() -> None:
+    config = convert(DEMO, ProjectConfig)
+    long, search = {"features.history.long_length": 3_000}, {f"{HEADS}.search": "hard"}
+    kept = {"state.timeline_limit": 5_000}
+    for patch, message in (
+        (long, r"state\.timeline_limit is \d+: wanted at least features\.history\.long_length, 3000"),
+        (search, r"funnel\.rank\.steps\.heads\.search = .hard. wants a features\.history\.long_length above 0"),
+        ({**long, **kept, **search, f"{HEADS}.search_field": "vector"}, r"heads\.search_field: 'vector' .*'category'"),
+        ({"features.history.last_n": ["hide"]}, r"last_n names \['hide'\]"),
+        ({"features.history.last_n": ["click", "click"]}, "wanted each once"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            override(config, patch)
+    assert override(config, {**long, **kept, **search}).funnel.rank.steps["heads"].search == "hard"

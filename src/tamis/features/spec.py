@@ -231,6 +231,11 @@ class FeaturesConfig(Config, frozen=True):
         return f"{named[0]}.{feature.by}" if named else ""
 
 
+def single_codes(config: FeaturesConfig, side: Side) -> list[str]:
+    """Names of a side's features that give one code."""
+    return sorted(name for name in getattr(config, side) if _named(config, (side,), name))
+
+
 def _named(config: FeaturesConfig, sides: tuple[Side, ...], name: str) -> list[Side]:
     """Those of the sides that have a feature of that name with a single code."""
     kinds = [(side, getattr(config, side).get(name)) for side in sides]
