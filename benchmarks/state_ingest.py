@@ -1,6 +1,6 @@
 """What the LMDB state does on this machine: events per second with fsync, the time of one `user()`, bytes per user.
 
-    python benchmarks/state_ingest.py [--folder DIR] [--seconds S] [--users N]
+    python benchmarks/state_ingest.py [--folder DIR] [--seconds S] [--users N] [--timeline N]
 
 Events: 80 % impressions, users and items at random, every user met before (rows with full timelines where it matters).
 The first line is the disk's own limit: appends of one page, each flushed. LMDB flushes twice per commit.
@@ -35,7 +35,7 @@ Row = tuple[str, float, str]
 
 def full_row(config: StateConfig) -> UserRow:
     """A user who has used up all that is remembered of one: the timeline and every generation."""
-    entries = np.zeros(config.seen_capacity * config.seen_generations, TIMELINE)
+    entries = np.zeros(max(config.seen_capacity * config.seen_generations, config.timeline_limit), TIMELINE)
     entries["key"] = np.arange(len(entries)) * 7919
     entries["time"] = np.arange(len(entries))
     entries["action"] = ACTION_CODE["click"]
@@ -104,10 +104,9 @@ def flushes_per_second(folder: Path, seconds: float) -> float:
         return done / (time.perf_counter() - start)
 
 
-def rows(folder: Path, seconds: float, users: int) -> Iterator[Row]:
+def rows(folder: Path, seconds: float, users: int, config: StateConfig) -> Iterator[Row]:
     """(what, figure, unit), line by line."""
     yield "disk: one page appended and flushed", flushes_per_second(folder, min(seconds, 2)), "1/s"
-    config = StateConfig()
     store, full = Lmdb(folder / "state", config), full_row(config)
     start = time.perf_counter()
     store.seed((f"user-{number:07d}", full) for number in range(users))
@@ -130,8 +129,8 @@ def rows(folder: Path, seconds: float, users: int) -> Iterator[Row]:
     store = Lmdb(folder / "state", config)
     numbers = iter(np.random.default_rng(0).integers(0, users, 10**6).tolist())
     middle, late = microseconds(lambda: store.user(f"user-{next(numbers):07d}"))
-    yield "user(), 200 entries, 4 generations, p50", middle, "µs"
-    yield "user(), 200 entries, 4 generations, p99", late, "µs"
+    yield f"user(), {config.timeline_limit} entries, 4 generations, p50", middle, "µs"
+    yield f"user(), {config.timeline_limit} entries, 4 generations, p99", late, "µs"
     middle, late = microseconds(store.item_version)
     yield "item_version(), p50", middle, "µs"
     yield "item_version(), p99", late, "µs"
@@ -148,10 +147,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure; default: a temporary one")
     parser.add_argument("--seconds", type=float, default=4.0, help="per line")
     parser.add_argument("--users", type=int, default=10_000)
+    parser.add_argument("--timeline", type=int, default=200, help="entries kept per user")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="state-", dir=given.folder))
     try:
-        for what, value, unit in rows(folder, given.seconds, given.users):
+        for what, value, unit in rows(folder, given.seconds, given.users, StateConfig(timeline_limit=given.timeline)):
             print(f"{what:<56}{value:>16,.1f} {unit}", flush=True)
             result(f"state: {what}", value, None, unit)
     finally:

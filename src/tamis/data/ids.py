@@ -76,7 +76,9 @@ class Ids:
         """[n] the number whose string has each key, −1 if none has."""
         if not len(self):
             return np.full(len(keys), -1, np.int64)
-        place = np.minimum(self.sorted_keys.searchsorted(keys), len(self) - 1)
+        order, place = np.argsort(keys), np.empty(len(keys), np.int64)
+        place[order] = self.sorted_keys.searchsorted(keys[order])  # in order, so that neighbours meet in the cache
+        place = np.minimum(place, len(self) - 1)
         return np.where(self.sorted_keys[place] == keys, self.order[place].astype(np.int64), -1)
 
     def external(self, number: int) -> str:
