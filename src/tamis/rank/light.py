@@ -24,7 +24,7 @@ from scipy.special import expit
 from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastOne, Config, ShareBelowOne, StepConfig
 from tamis.errors import ArtifactError, ConfigError
-from tamis.features.batch import query_dynamic, query_history
+from tamis.features.batch import query_codes, query_dynamic, query_history
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
@@ -137,7 +137,7 @@ class LightRank:
         layout = self.layout
         history = query_history(layout, query).T.reshape(1, -1)
         widths = [field.width for field in layout.user_fields] + [layout.history_length] * layout.history_codes
-        codes = np.concatenate([query.features.codes, history], 1)
+        codes = np.concatenate([query_codes(layout, query), history], 1)
         return self._of_codes(codes, widths) + _of_numbers(self.numbers["user"], query.features.dense)
 
     def _of_codes(self, codes: NDArray[np.int32], widths: list[int]) -> Floats:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_world import CLICK, DAY, FEATURES, LIKE, Rules, Toy, toy_world
 
+from tamis.assemble import part_of
 from tamis.data.samples import Samples, Timeline
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import NetBatch
@@ -24,7 +26,12 @@ from tamis.nets.sequence import DinAttention, SearchAttention, dot_weights
 from tamis.nets.session import Session
 from tamis.nets.spread import Rows
 from tamis.nets.tiles import Tiles
+from tamis.prerank.three_tower import ThreeTowerConfig
+from tamis.rank.light import LightRankConfig
 from tamis.rank.multitask import Multitask, MultitaskConfig
+from tamis.recall.deep_retrieval import DeepRetrievalConfig
+from tamis.recall.two_tower import TwoTowerConfig
+from tamis.recall.youtube_dnn import YoutubeDnnConfig
 from tamis.types import Candidates, History
 
 SHAPE = MultitaskShape(
@@ -278,3 +285,18 @@ def test_last_n_1_2_7_lists_of_single_actions_are_means_on_the_users_side(world:
     with torch.no_grad():
         other, _, _ = net.sides(tensors(shuffled).inputs, tensors(shuffled).row_of)
     torch.testing.assert_close(other, user, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind", [TwoTowerConfig, YoutubeDnnConfig, DeepRetrievalConfig, ThreeTowerConfig, LightRankConfig]
+)
+def test_last_n_6_every_user_tower_and_ranker_takes_the_lists_of_single_actions(world: Toy, kind: Any) -> None:
+    part = part_of(kind()).fit(kind(epochs=1), world.inputs, 1)
+    liked = world.query(1, [int(item) for item in world.likes(2)[:5]])
+    likes = replace(liked.history, actions=np.full(len(liked.history), LIKE, np.uint8))
+    for query in (liked, replace(liked, history=likes), world.query(-1, [])):
+        if hasattr(part, "recall"):
+            assert len(part.recall(query))
+        else:
+            for column in part.score(query, Candidates(np.arange(30))).values():
+                assert np.isfinite(column).all()
