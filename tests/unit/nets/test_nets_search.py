@@ -128,9 +128,9 @@ def test_sim_4_the_weights_of_the_example() -> None:
 
 
 @pytest.mark.parametrize("how", ["hard", "soft"])
-@pytest.mark.parametrize("attention", ["din", "mean"])
-def test_the_exported_net_gives_the_same_logits(world: Toy, tmp_path: Path, how: str, attention: str) -> None:
-    net = net_for(world, replace(SHAPE, search=how, attention=attention))
+@pytest.mark.parametrize("others", [{}, {"attention": "mean"}, {"crosses": ("dcn_v2", "senet_bilinear")}], ids=str)
+def test_the_exported_net_gives_the_same_logits(world: Toy, tmp_path: Path, how: str, others: dict[str, Any]) -> None:
+    net = net_for(world, replace(SHAPE, search=how, **others))
     export_multitask(net, world.inputs.layout, tmp_path / "net.onnx")
     session = Session.open(tmp_path / "net.onnx")
     assert session.inputs == (*INPUTS, *SEARCH_INPUTS)
