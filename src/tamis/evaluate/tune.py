@@ -207,8 +207,9 @@ def _as_of(model: Model, dataset: Dataset, moment: float) -> Model:
     user = past.user_numbers[past.events.user]
     known = np.flatnonzero((user >= 0) & (past.events.item < items))
     events = replace(past.events, user=user.astype(np.int32)).take(known)
-    of_items = Statistics.of(events.item, events.action, events.time, items)
-    of_users = Statistics.of(events.user, events.action, events.time, len(model.user_ids))
+    value = events.value if encoder.learnt.config.means else None
+    of_items = Statistics.of(events.item, events.action, events.time, items, value)
+    of_users = Statistics.of(events.user, events.action, events.time, len(model.user_ids), value)
     log = events, dataset.requests(until=moment)
     pairs = pairs_of(encoder, log, _static(model, past), model.catalog) | {"user": Pairs(of_users)}
     catalog, group = model.catalog, encoder.groups.get(ITEM)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.features.layout import Layout
-from tamis.features.spec import Count, FeaturesConfig, Rate, Side, Statistic
-from tamis.features.statistics import Counts, log_rate
+from tamis.features.spec import Count, FeaturesConfig, Mean, Rate, Side, Statistic
+from tamis.features.statistics import SUMS, UNITS, VALUED, Counts, log_rate, mean_shift
 from tamis.types import ACTION_CODE, ACTIONS
 
 ITEM = "item"
@@ -33,7 +33,7 @@ class Group:
 
     request: tuple[str, ...]
     candidate: tuple[str, ...]
-    features: tuple[tuple[str, Rate | Count], ...]
+    features: tuple[tuple[str, Rate | Count | Mean], ...]
 
     @property
     def name(self) -> str:
@@ -42,9 +42,8 @@ class Group:
 
     @property
     def actions(self) -> list[int]:
-        """Codes of the actions that are counted, ascending."""
-        names = {name for _, feature in self.features for name in (feature.action, _per(feature))}
-        return sorted(ACTION_CODE[name] for name in names)
+        """Codes of what is counted, as `Statistics.counts` takes them, ascending."""
+        return sorted({code for _, feature in self.features for code in _codes(feature)})
 
     @property
     def windows(self) -> list[float]:
@@ -65,17 +64,17 @@ class Group:
 
     def absent(self, totals: Mapping[int, int]) -> NDArray[np.float32]:
         """[features] the values without any event."""
-        none = np.zeros((1, len(ACTIONS)), np.float32)
+        none = np.zeros((1, SUMS + len(ACTIONS)), np.float32)
         return np.asarray(self.values(dict.fromkeys((0.0, *self.windows), none), totals)[0])  # 0: also of no features
 
 
 def groups_of(config: FeaturesConfig) -> dict[str, Group]:
     """Name → group of all statistics as of a refresh."""
-    found: dict[tuple[tuple[str, ...], tuple[str, ...]], list[tuple[str, Rate | Count]]] = {}
+    found: dict[tuple[tuple[str, ...], tuple[str, ...]], list[tuple[str, Rate | Count | Mean]]] = {}
     sides: tuple[Side, ...] = ("user", "item")
     for side in sides:
         for name, feature in getattr(config, side).items():
-            if isinstance(feature, Rate | Count) and feature.as_of == "refresh":
+            if isinstance(feature, Rate | Count | Mean) and feature.as_of == "refresh":
                 found.setdefault(_sources(config, side, feature), []).append((f"{side}.{name}", feature))
     groups = [Group(*sources, tuple(features)) for sources, features in found.items()]
     return {group.name: group for group in groups}
@@ -86,7 +85,7 @@ def live_group(config: FeaturesConfig) -> Group:
     features = [
         (f"user.{name}", feature)
         for name, feature in config.user.items()
-        if isinstance(feature, Rate | Count) and feature.as_of == "now"
+        if isinstance(feature, Rate | Count | Mean) and feature.as_of == "now"
     ]
     return Group(("user",), (), tuple(features))
 
@@ -111,14 +110,21 @@ def _sources(config: FeaturesConfig, side: Side, feature: Statistic) -> tuple[tu
     return ("user", by) if by else ("user",), ()
 
 
-def _per(feature: Rate | Count) -> str:
-    return feature.per if isinstance(feature, Rate) else feature.action
+def _codes(feature: Rate | Count | Mean) -> tuple[int, ...]:
+    code = ACTION_CODE[feature.action]
+    if isinstance(feature, Mean):
+        return (VALUED + code,)
+    return (code, ACTION_CODE[feature.per]) if isinstance(feature, Rate) else (code,)
 
 
-def _value(feature: Rate | Count, counts: NDArray[np.float32], totals: Mapping[int, int]) -> NDArray[np.float32]:
-    """[n] from event counts [n, len(ACTIONS)], all in one precision, or the server's last bits differ."""
-    action, per = ACTION_CODE[feature.action], ACTION_CODE[_per(feature)]
+def _value(feature: Rate | Count | Mean, counts: NDArray[np.float32], totals: Mapping[int, int]) -> NDArray[np.float32]:
+    """[n] from event counts [n, …] as `Counts` has them, all in one precision, or the server's last bits differ."""
+    action = ACTION_CODE[feature.action]
     if isinstance(feature, Count):
         return np.asarray(np.log1p(counts[:, action]), np.float32)
+    if isinstance(feature, Mean):
+        mean = totals.get(SUMS + action, 0) / UNITS / max(1, totals.get(VALUED + action, 0))
+        return mean_shift(counts[:, VALUED + action], counts[:, SUMS + action], mean, feature.prior)
+    per = ACTION_CODE[feature.per]
     overall = min(1.0, max(1e-6, totals.get(action, 0) / max(1, totals.get(per, 0))))
     return log_rate(counts[:, action], counts[:, per], overall, feature.prior)

@@ -13,8 +13,8 @@ from tamis.data.dataset import Events, Requests
 from tamis.features.encode import Encoder
 from tamis.features.groups import ITEM, Group, key_of
 from tamis.features.spec import Hour, Weekday
-from tamis.features.statistics import Statistics
-from tamis.types import Catalog, Features
+from tamis.features.statistics import VALUED, Statistics
+from tamis.types import ACTIONS, Catalog, Features
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,17 @@ class Pairs:
         candidate: NDArray[np.int64],
         action: NDArray[np.uint8],
         time: NDArray[np.float64],
+        value: NDArray[np.float32] | None = None,
     ) -> Self:
-        """From the keys, actions and times of events, [e] each; an event with a key −1 counts for nothing."""
+        """From the keys, actions and times of events, [e] each; an event with a key −1 counts for nothing.
+
+        value: of the events; None where none of the statistics is made of them.
+        """
         known = np.flatnonzero((request >= 0) & (candidate >= 0))
         requests, place = np.unique(request[known], return_inverse=True)
         pairs, number = np.unique((place << 32) + candidate[known], return_inverse=True)
-        return cls(Statistics.of(number, action[known], time[known], len(pairs)), requests, pairs)
+        values = None if value is None else value[known]
+        return cls(Statistics.of(number, action[known], time[known], len(pairs), values), requests, pairs)
 
     def number(self, request: NDArray[np.int64], candidate: NDArray[np.int64]) -> NDArray[np.int64]:
         """[n] the numbers of pairs of keys, −1 for one without events or with a key −1."""
@@ -113,7 +118,7 @@ def _pairs(
 ) -> Pairs:
     """sides: of users, of items, and (request numbers, column) → codes of requests' contexts."""
     users, catalog, context_of = sides
-    events = events.take(np.flatnonzero(np.isin(events.action, np.array(group.actions, np.uint8))))
+    events = events.take(np.flatnonzero(np.isin(events.action, np.array(group.actions) % len(ACTIONS))))
     layout = encoder.layout
 
     def column(source: str) -> NDArray[np.int64 | np.int32]:
@@ -131,4 +136,5 @@ def _pairs(
         return context_of(events.request, start - users.codes.shape[1])
 
     keys = [key_of(sources, layout, column, len(events)) for sources in (group.request, group.candidate)]
-    return Pairs.of(keys[0], keys[1], events.action, events.time)
+    value = events.value if max(group.actions) >= VALUED else None
+    return Pairs.of(keys[0], keys[1], events.action, events.time, value)

@@ -51,8 +51,9 @@ def prepare(
     progress("features", 0, 4)
     events = dataset.events(until=moment.until)
     users, items = len(dataset.users), len(dataset.items)
-    user_statistics = Statistics.of(events.user, events.action, events.time, users)
-    item_statistics = Statistics.of(events.item, events.action, events.time, items)
+    value = events.value if (encoder.learnt.config if encoder else features).means else None
+    user_statistics = Statistics.of(events.user, events.action, events.time, users, value)
+    item_statistics = Statistics.of(events.item, events.action, events.time, items, value)
     raw = {"user": columns_of(dataset.users), "item": columns_of(dataset.items)}
     requests = dataset.requests(until=moment.until)
     if encoder is None:

@@ -162,8 +162,32 @@ class Count(Statistic, frozen=True, tag="count"):
         _known(self.action)
 
 
+class Mean(Statistic, frozen=True, kw_only=True, tag="mean"):
+    """The smoothed mean of the values of one action, stars of `rate` or seconds of `play`, minus the overall mean m.
+
+    (sum − n·m) / (n + prior), n the events with a value above 0: stars of 0 are unknown. 0 without such an event.
+    """
+
+    action: Literal["rate", "play"] = "rate"
+    prior: AboveZero = 10.0
+
+
 AnyFeature = (
-    Id | Category | Hash | Tags | Bucket | Number | Vector | Hour | Weekday | Scene | Geohash | Age | Rate | Count
+    Id
+    | Category
+    | Hash
+    | Tags
+    | Bucket
+    | Number
+    | Vector
+    | Hour
+    | Weekday
+    | Scene
+    | Geohash
+    | Age
+    | Rate
+    | Count
+    | Mean
 )
 Side = Literal["user", "context", "item"]
 
@@ -225,6 +249,11 @@ class FeaturesConfig(Config, frozen=True):
                 if isinstance(feature, Statistic):
                     _check(self, side, name, feature)
 
+    @property
+    def means(self) -> bool:
+        """Whether a statistic is made of the values of events, not of their number alone."""
+        return any(isinstance(feature, Mean) for feature in (*self.user.values(), *self.item.values()))
+
     def shared(self, side: Side, feature: Statistic) -> str:
         """The feature that `by` names, as "side.name"; "" without one."""
         named = _named(self, SHARED[side], feature.by)
@@ -247,6 +276,8 @@ def _check(config: FeaturesConfig, side: Side, name: str, feature: Statistic) ->
     where = f"{side}.{name}"
     if feature.as_of == "now" and (side != "user" or feature.by or feature.window_hours):
         raise ValueError(f'{where}: as_of = "now" is for all events of a user, without `by` and `window_hours`')
+    if feature.as_of == "now" and isinstance(feature, Mean):
+        raise ValueError(f'{where}: as_of = "now" is for rates and counts; the state holds no values')
     if feature.of and side != "item":
         raise ValueError(f"{where}: `of` is for items only")
     asked: tuple[tuple[str, str, tuple[Side, ...]], ...] = (

@@ -6,16 +6,24 @@ class gives the training rows, the evaluator's rows and the server's snapshot.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tamis.types import ACTIONS
 
+VALUED: Final = len(ACTIONS)
+"""Plus an action's code: the code of those of its events that have a value above 0."""
+SUMS: Final = 2 * len(ACTIONS)
+"""Plus an action's code: the column of their sum, in units of 1 / `UNITS`."""
+UNITS: Final = 1024
+"""Values are added as whole numbers of 1 / UNITS: such a sum does not depend on what else is added up around it."""
+_MOST: Final = 1e9  # a value beyond counts as that
+
 Counts = Mapping[float, NDArray[np.float32]]
-"""Window in hours (0 = all so far) → [n, len(ACTIONS)] events."""
+"""Window in hours (0 = all so far) → [n, len(ACTIONS)] events; with values [n, 3 · len(ACTIONS)], see `SUMS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +32,37 @@ class Statistics:
 
     moments: the distinct event times, ascending; one with place p has p earlier ones.
     axis: action code → entity · (moments + 1) + place of the event's time, sorted.
+    sums: code from `VALUED` on → [1 + its events] the sum of the values of the first so many on its axis.
     """
 
     moments: NDArray[np.float64]
     axis: dict[int, NDArray[np.int64]]
     entities: int
+    sums: dict[int, NDArray[np.int64]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, entity: NDArray[Any], action: NDArray[np.uint8], time: NDArray[np.float64], entities: int) -> Self:
-        """From event columns [e]; `entity` are numbers below `entities`."""
+    def of(
+        cls,
+        entity: NDArray[Any],
+        action: NDArray[np.uint8],
+        time: NDArray[np.float64],
+        entities: int,
+        value: NDArray[np.float32] | None = None,
+    ) -> Self:
+        """From event columns [e]; `entity` are numbers below `entities`.   value: None = only events are counted."""
         moments = np.sort(time)
         moments = moments[np.append(True, moments[1:] != moments[:-1])] if len(moments) else moments
         key = entity.astype(np.int64) * (len(moments) + 1) + np.searchsorted(moments, time)
         axis = {int(code): np.sort(key[action == code]) for code in np.unique(action)}
-        return cls(moments, axis, entities)
+        sums: dict[int, NDArray[np.int64]] = {}
+        if value is not None:
+            units = np.rint(np.minimum(value.astype(np.float64), _MOST) * UNITS).astype(np.int64)
+            for code in np.unique(action[value > 0]).tolist():
+                chosen = np.flatnonzero((action == code) & (value > 0))
+                chosen = chosen[np.argsort(key[chosen], kind="stable")]
+                axis[VALUED + code] = key[chosen]
+                sums[VALUED + code] = np.append(0, np.cumsum(units[chosen]))
+        return cls(moments, axis, entities, sums)
 
     def counts(
         self,
@@ -48,6 +73,7 @@ class Statistics:
     ) -> Counts:
         """Events of each entity strictly before its time, of `actions`; 0 for all others.
 
+        actions: action codes; `VALUED` + code asks for the events that have a value and for the sum of these.
         windows: only events of so many hours before the time, those right at its begin included; 0 = all so far.
         An entity without a number (−1) has none.
         """
@@ -56,13 +82,17 @@ class Statistics:
         begins = {
             hours: first + np.searchsorted(self.moments, time - hours * 3600) if hours else first for hours in windows
         }
-        out = {hours: np.zeros((len(entity), len(ACTIONS)), np.float32) for hours in windows}
+        width = len(ACTIONS) * (3 if max(actions, default=0) >= VALUED else 1)
+        out = {hours: np.zeros((len(entity), width), np.float32) for hours in windows}
         for code in actions:
             axis = self.axis.get(code)
             if axis is not None:
                 until = np.searchsorted(axis, end)
                 for hours, begin in begins.items():
-                    out[hours][:, code] = until - np.searchsorted(axis, begin)
+                    since = np.searchsorted(axis, begin)
+                    out[hours][:, code] = until - since
+                    if code in self.sums:
+                        out[hours][:, SUMS - VALUED + code] = self.sums[code][until] - self.sums[code][since]
         return out
 
     def before(
@@ -72,8 +102,9 @@ class Statistics:
         return self.counts(entity, time, actions)[0.0]
 
     def totals(self) -> dict[int, int]:
-        """Events per action code."""
-        return {code: len(axis) for code, axis in self.axis.items()}
+        """Events per action code, and what their values sum up to under `SUMS` + code."""
+        sums = {SUMS - VALUED + code: int(total[-1]) for code, total in self.sums.items()}
+        return {code: len(axis) for code, axis in self.axis.items()} | sums
 
 
 def refresh_time(time: NDArray[np.float64], refresh_hours: float, offset_hours: float = 0.0) -> NDArray[np.float64]:
@@ -94,3 +125,8 @@ def log_rate(
     """
     rate = (counts + prior * overall) / (per + prior)
     return np.log(np.maximum(rate, 1e-12) / overall).astype(np.float32)
+
+
+def mean_shift(n: NDArray[np.float32], units: NDArray[np.float32], overall: float, prior: float) -> NDArray[np.float32]:
+    """The smoothed mean of n values minus the overall one, (sum − n·overall) / (n + prior).   units: their sum."""
+    return ((units / UNITS - n * overall) / (n + prior)).astype(np.float32)

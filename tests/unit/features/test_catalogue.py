@@ -32,6 +32,7 @@ START = 19_000 * DAY
 UNTIL = START + 8 * DAY
 CLICKS = {"kind": "count", "action": "click"}
 RATE = {"kind": "rate", "action": "click", "prior": 3}
+STARS = {"kind": "mean", "prior": 3}
 CONFIG = {
     "user": {
         "gender": {"kind": "category", "column": "gender"},
@@ -45,6 +46,8 @@ CONFIG = {
         "author_rate": {**RATE, "by": "author_name"},
         "day_rate": {**RATE, "window_hours": 24},
         "tab_rate": {**RATE, "by": "tab"},
+        "stars": STARS,
+        "author_stars": {**STARS, "by": "author_name", "window_hours": 72},
     },
     "context": {"hour": {"kind": "hour"}, "tab": {"kind": "scene"}},
     "item": {
@@ -57,6 +60,10 @@ CONFIG = {
         "gender": {**CLICKS, "by": "gender", "window_hours": 72},
         "of_author": {**CLICKS, "of": "author_name"},
         "tab_rate": {**RATE, "by": "tab", "window_hours": 48},
+        "stars": STARS,
+        "day_stars": {**STARS, "window_hours": 24},
+        "gender_stars": {**STARS, "by": "gender"},
+        "author_stars": {**STARS, "of": "author_name"},
     },
     "history": {"fields": ["author_name"], "actions": ["click"]},
 }
@@ -65,6 +72,12 @@ COUNTS = [
     for side in ("user", "item")
     for name, feature in CONFIG[side].items()  # type: ignore[attr-defined]
     if feature["kind"] == "count"
+]
+MEANS = [
+    f"{side}.{name}"
+    for side in ("user", "item")
+    for name, feature in CONFIG[side].items()  # type: ignore[attr-defined]
+    if feature["kind"] == "mean"
 ]
 USERS = [{"user_id": f"u{n}", "gender": [None, "f", "m"][n % 3]} for n in range(5)]
 ITEMS = [
@@ -86,15 +99,18 @@ class Deed:
     item: int
     time: float
     scene: str
+    stars: float = 4.0
 
 
 def imported(folder: Path, shown: list[Deed], clicks: list[Deed]) -> Dataset:
+    """Every click is a rating as well."""
     requests, events = [], []
-    for action, deeds in (("impression", shown), ("click", clicks)):
+    for action, deeds in (("impression", shown), ("click", clicks), ("rate", clicks)):
         for n, deed in enumerate(deeds):
             request = f"{action}{n}" if deed.scene else ""
             here = {"request_id": request, "user_id": f"u{deed.user}", "time": deed.time}
             events.append({**here, "item_id": f"i{deed.item}", "action": action})
+            events[-1]["value"] = deed.stars if action == "rate" else 0.0
             if request:
                 requests.append({**here, "scene": deed.scene})
     frames = {"users": USERS, "items": ITEMS, "requests": requests, "events": events}
@@ -120,8 +136,8 @@ def encoded(inputs: Inputs, row: Deed) -> dict[str, np.float32]:
     return {f"user.{name}": value for name, value in of_user} | items
 
 
-def defined(name: str, row: Deed, clicks: list[Deed]) -> int:
-    """How many clicks a feature counts for a row, by its declaration."""
+def defined(name: str, row: Deed, clicks: list[Deed]) -> list[Deed]:
+    """The clicks that a feature counts for a row, by its declaration."""
     side, _, feature = name.partition(".")
     declared: dict[str, Any] = CONFIG[side][feature]  # type: ignore[index]
     until = row.time if declared.get("as_of") == "now" else row.time // DAY * DAY
@@ -145,7 +161,7 @@ def defined(name: str, row: Deed, clicks: list[Deed]) -> int:
             own = same(declared["of"], click)
         return own and since <= click.time < until and ("by" not in declared or same(declared["by"], click))
 
-    return sum(map(counts, clicks))
+    return list(filter(counts, clicks))
 
 
 deeds = st.builds(
@@ -154,6 +170,7 @@ deeds = st.builds(
     item=st.integers(0, 5),
     time=st.one_of(st.integers(0, 100).map(lambda n: START + n * HOUR), st.floats(START, START + 5 * DAY)),
     scene=st.sampled_from(["feed", "search", ""]),
+    stars=st.sampled_from([0.0, 0.5, 1.0, 3.7, 5.0]),
 )
 pages = st.lists(deeds.filter(lambda deed: deed.scene), min_size=1, max_size=5, unique_by=lambda d: (d.user, d.time))
 
@@ -168,7 +185,23 @@ def test_every_count_is_what_its_declaration_says(shown: list[Deed], clicks: lis
         for row in shown:
             got = encoded(inputs, row)
             for name in COUNTS:
-                assert got[name] == np.log1p(np.float32(defined(name, row, clicks))), (name, row)
+                assert got[name] == np.log1p(np.float32(len(defined(name, row, clicks)))), (name, row)
+
+
+@given(pages, logs)
+@settings(max_examples=20, deadline=None)
+def test_every_mean_is_what_its_declaration_says(shown: list[Deed], clicks: list[Deed]) -> None:
+    every = [deed.stars for deed in clicks if deed.stars]
+    overall = sum(every) / max(1, len(every))
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = inputs_of(imported(Path(folder) / "data", shown, clicks))
+        for row in shown:
+            got = encoded(inputs, row)
+            for name in MEANS:
+                stars = [deed.stars for deed in defined(name, row, clicks) if deed.stars]  # 0 = not known
+                wanted = (sum(stars) - len(stars) * overall) / (len(stars) + 3)
+                assert got[name] == pytest.approx(wanted, abs=1e-3), (name, row)  # in units of 1/1024
+                assert stars or got[name] == 0
 
 
 @given(pages, logs)
@@ -216,16 +249,19 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return inputs_of(imported(tmp_path_factory.mktemp("known") / "data", [SHOWN], PAST))
 
 
-@pytest.mark.parametrize("name", [*COUNTS, "user.author_rate", "user.day_rate", "user.tab_rate", "item.tab_rate"])
+@pytest.mark.parametrize(
+    "name", [*COUNTS, *MEANS, "user.author_rate", "user.day_rate", "user.tab_rate", "item.tab_rate"]
+)
 def test_a_planted_future_changes_no_statistic_and_the_moment_before_does(
     known: Inputs, name: str, tmp_path: Path
 ) -> None:
     before = encoded(known, SHOWN)
     too_late = SHOWN.time if name == "user.now" else REFRESH
     future = [replace(SHOWN, time=too_late + later) for later in (0.0, 0.001, HOUR, 12 * HOUR, DAY)]
+    future = [replace(deed, stars=1.0) for deed in future]
     planted = encoded(inputs_of(imported(tmp_path / "future", [SHOWN], [*PAST, *future]), known.encoder), SHOWN)
     assert planted[name].tobytes() == before[name].tobytes()
-    in_time = replace(SHOWN, time=LAST_MOMENT.get(name, REFRESH - 1))
+    in_time = replace(SHOWN, time=LAST_MOMENT.get(name, REFRESH - 1), stars=5.0)
     told = encoded(inputs_of(imported(tmp_path / "past", [SHOWN], [*PAST, in_time]), known.encoder), SHOWN)
     assert told[name] > before[name]
 
@@ -309,6 +345,12 @@ def known_lookups(inputs: Inputs) -> dict[str, Any]:
         ("user.x", {**CLICKS, "of": "type"}, "user.x: `of` is for items only"),
         ("user.x", {**CLICKS, "as_of": "now", "window_hours": 24}, 'user.x: as_of = "now" is for all events of a user'),
         ("item.x", {**CLICKS, "as_of": "now"}, 'item.x: as_of = "now" is for all events of a user'),
+        (
+            "user.x",
+            {**STARS, "as_of": "now"},
+            'user.x: as_of = "now" is for rates and counts; the state holds no values',
+        ),
+        ("user.x", {"kind": "mean", "action": "click"}, "Invalid enum value 'click'"),
         ("user.x", {**CLICKS, "window_hours": -1}, "window_hours"),
         ("user.x", {**CLICKS, "as_of": "then"}, "as_of"),
         ("user.x", {"kind": "rate", "action": "smile"}, "unknown action 'smile'"),

@@ -7,7 +7,7 @@ from tamis.config import convert
 from tamis.errors import ConfigError
 from tamis.features.groups import Group
 from tamis.features.spec import Count, FeaturesConfig
-from tamis.features.statistics import Statistics, log_rate, refresh_time
+from tamis.features.statistics import SUMS, UNITS, VALUED, Statistics, log_rate, mean_shift, refresh_time
 from tamis.types import ACTIONS, Action
 
 events = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 50)), max_size=60)
@@ -38,6 +38,24 @@ def test_counts_in_windows_equal_brute_force(log, questions, hours) -> None:
             [sum(e == u and a == c and w - window <= t < w for e, a, t in log) for c in range(3)] for u, w in questions
         ]
         assert got[window][:, :3].tolist() == np.array(wanted, float).reshape(len(questions), 3).tolist()
+
+
+def test_values_are_summed_before_a_moment_and_unknown_ones_left_out() -> None:
+    entity, time = np.array([0, 1, 0, 0, 1]), np.array([30.0, 10.0, 10.0, 20.0, 20.0])
+    action = np.full(5, Action.RATE, np.uint8)
+    value = np.array([5, 4, 3.5, 0, 1e30], np.float32)
+    statistics = Statistics.of(entity, action, time, 2, value)
+    asked = np.array([0, 0, 0, 1, -1]), np.array([10.0, 25.0, 99.0, 15.0, 99.0])
+    counts = statistics.counts(*asked, [Action.RATE, VALUED + Action.RATE])[0.0]
+    assert counts[:, Action.RATE].tolist() == [0, 2, 3, 1, 0]
+    assert counts[:, VALUED + Action.RATE].tolist() == [0, 1, 2, 1, 0]
+    assert (counts[:, SUMS + Action.RATE] / UNITS).tolist() == [0, 3.5, 8.5, 4, 0]
+    assert statistics.totals()[SUMS + Action.RATE] == int((12.5 + 1e9) * UNITS)  # a value is at most a thousand million
+
+
+def test_a_mean_is_smoothed_towards_the_overall_one() -> None:
+    n, units = np.array([0, 1, 90], np.float32), np.array([0, 5, 450], np.float32) * UNITS
+    np.testing.assert_allclose(mean_shift(n, units, 3.0, 10.0), [0, 2 / 11, 1.8], rtol=1e-6)
 
 
 def test_feat_1_counts_are_log1p() -> None:
