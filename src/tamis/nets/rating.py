@@ -1,7 +1,10 @@
 """The rating net: how many stars a user gives an item, as a number and as one class per star.
 
-    fields and mean of the history ─┬ shared layers ─┬ stars  = mean + line + weights of all codes
+    fields and mean of the history ─┬ shared layers ─┬ number = mean + line + weights of all codes
     numbers, standardised          ─┘                └ logits of the classes, likewise
+
+A number taught by its squared error and the mean of the classes estimate the same thing; their average errs less than
+either, and is the net's answer. A number taught by its absolute error is a median, and is the answer alone.
 
 Both heads share the layers. The history's entries are looked up in the rows of the items themselves, and an absent
 entry is no part of the mean. The line and the weights of single codes (a user, an item, a genre) beside the layers are
@@ -55,8 +58,15 @@ class RatingPlan:
 class Answers(NamedTuple):
     """What the net says of n rows."""
 
-    stars: Tensor  # [n]
+    number: Tensor  # [n]
     classes: Tensor  # [n, k] logits
+
+    def stars(self, plan: RatingPlan) -> Tensor:
+        """[n] the stars that are given out; see the module."""
+        if plan.loss == "absolute" or not plan.class_weight:
+            return self.number
+        classes = self.classes.softmax(1) @ torch.tensor(plan.stars, dtype=torch.float32)
+        return (self.number + classes) / 2
 
 
 class RatingNet(nn.Module):
@@ -117,7 +127,7 @@ def fit_rating(inputs: Inputs, plan: RatingPlan, seed: int, path: Path) -> Repor
         return tensors(made), torch.from_numpy(rated), torch.from_numpy(np.searchsorted(stars, rated))
 
     def judge() -> float:
-        return -_error(net, inputs) if len(inputs.valid) else 0.0
+        return -_error(net, inputs, plan) if len(inputs.valid) else 0.0
 
     problem = Problem(
         rows=np.diff(samples.first),
@@ -132,7 +142,7 @@ def fit_rating(inputs: Inputs, plan: RatingPlan, seed: int, path: Path) -> Repor
     report = train(net, problem, plan.training, seed)
     example = example_of(inputs.layout)
     lengths = {name: {0: "n"} for name in (*INPUTS[3:], *OUTPUTS)}
-    export(_OneRequest(net), example, OUTPUTS, path, lengths)
+    export(_OneRequest(net, plan), example, OUTPUTS, path, lengths)
     return report
 
 
@@ -141,27 +151,27 @@ def loss(answers: Answers, rated: Tensor, star: Tensor, plan: RatingPlan) -> Ten
 
     rated: [n] stars.   star: [n] their places among `plan.stars`.
     """
-    error = answers.stars - rated
+    error = answers.number - rated
     number = error.abs() if plan.loss == "absolute" else error.square()
     return number.mean() + plan.class_weight * nn.functional.cross_entropy(answers.classes, star)
 
 
-def _error(net: RatingNet, inputs: Inputs) -> float:
-    """The mean absolute error of the number on `inputs.valid`."""
+def _error(net: RatingNet, inputs: Inputs, plan: RatingPlan) -> float:
+    """The mean absolute error of the stars on `inputs.valid`."""
     samples, total = inputs.valid, 0.0
     for first in range(0, len(samples), _JUDGE_REQUESTS):
         made = tensors(inputs.batch(samples, np.arange(first, min(first + _JUDGE_REQUESTS, len(samples)))))
-        total += float((net(made[:6], made.row_of).stars - made.labels["rate"]).abs().sum())
+        total += float((net(made[:6], made.row_of).stars(plan) - made.labels["rate"]).abs().sum())
     return total / len(samples.item)
 
 
 class _OneRequest(nn.Module):
     """The net as it is exported: one request, classes as probabilities."""
 
-    def __init__(self, net: RatingNet) -> None:
+    def __init__(self, net: RatingNet, plan: RatingPlan) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.plan = net, plan
 
     def forward(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
         answers = self.net(batch, None)
-        return answers.stars, answers.classes.softmax(1)
+        return answers.stars(self.plan), answers.classes.softmax(1)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,7 +134,19 @@ def test_absent_history_entries_are_no_part_of_the_mean(world: Toy) -> None:
     parts = [torch.from_numpy(getattr(batch, name)) for name in batch.__slots__[:6]]
     longer = [*parts[:2], torch.cat([parts[2], torch.zeros_like(parts[2])], 1), *parts[3:]]
     with torch.no_grad():
-        torch.testing.assert_close(net(longer, None).stars, net(parts, None).stars)
+        torch.testing.assert_close(net(longer, None).number, net(parts, None).number)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight", "wanted"),
+    [("squared", 1.0, [3.25, 4.5]), ("absolute", 1.0, [3.5, 4.0]), ("squared", 0.0, [3.5, 4.0])],
+)
+def test_squared_stars_are_the_average_of_the_number_and_of_the_classes_mean(
+    kind: Any, weight: float, wanted: list[float]
+) -> None:
+    answers = Answers(torch.tensor([3.5, 4.0]), torch.tensor([[0.0] * 5, [0.0, 0.0, 0.0, 0.0, 50.0]]))  # 3 and 5
+    plan = RatingPlan((1, 2, 3, 4, 5), kind, weight, 4, 0.01, (4,), TrainingPlan())
+    torch.testing.assert_close(answers.stars(plan), torch.tensor(wanted))
 
 
 @pytest.mark.parametrize("stars", [[1.0], [2.0, 1.0], [1.0, 1.0, 2.0], [0.0, 1.0]])
