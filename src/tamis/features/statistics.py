@@ -129,5 +129,5 @@ def log_rate(
 
 def mean_shift(n: NDArray[np.float32], units: NDArray[np.float32], overall: float, prior: float) -> NDArray[np.float32]:
     """The smoothed mean of n values minus the overall one, (sum − n·overall) / (n + prior).   units: their sum."""
-    shift = (units / UNITS - n * overall) / (n + prior)
-    return shift.astype(np.float32)
+    shift: NDArray[np.float32] = (units / UNITS - n * overall) / (n + prior)
+    return shift

@@ -40,9 +40,7 @@ class RatingConfig(StepConfig, frozen=True, tag="rating"):
     """How the net looks and is trained."""
 
     stars: Annotated[tuple[float, ...], Meta(min_length=2)] = (1.0, 2.0, 3.0, 4.0, 5.0)  # all ratings there are, rising
-    loss: Literal["squared", "absolute"] = (
-        "squared"  # `stars` is the mean of what is given (by number and classes), or its median
-    )
+    loss: Literal["squared", "absolute"] = "squared"  # whether `stars` is the mean of what is given, or its median
     class_weight: NotNegative = 1.0  # of the classes' cross-entropy beside the number's error
     embedding_size: AtLeastOne = 16  # width of one feature's embedding
     embedding_spread: float = 0.01  # standard deviation of a new embedding
