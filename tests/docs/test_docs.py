@@ -16,6 +16,8 @@ from tamis.cli import app
 from tamis.config import convert
 from tamis.features import spec
 from tamis.features.groups import groups_of
+from tamis.features.prepare import Moment, prepare
+from tamis.rank.multitask import Multitask
 from tamis.types import ACTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,20 @@ def test_feat_4_the_catalogue_of_features_can_be_trained_on_and_has_every_group_
         assert {"impression", "click", "like", "collect"} <= names
     used = {type(feature) for side in ("user", "context", "item") for feature in getattr(config, side).values()}
     assert used == set(spec.AnyFeature.__args__)
+
+
+def test_the_ranking_net_of_youtube_can_be_written_as_documented_and_learns_seconds(tiny) -> None:
+    (text,) = (text for _, text in blocks(ROOT / "docs/configuration.md", "toml") if "weighted" in text)
+    demo = tomllib.loads((ROOT / "src/tamis/configs/demo.toml").read_text(encoding="utf-8"))
+    demo["funnel"]["rank"]["steps"] = tomllib.loads(text)["funnel"]["rank"]["steps"]
+    config = convert(demo, ProjectConfig)
+    step = msgspec.structs.replace(config.funnel.rank.steps["heads"], expert_hidden=(32, 16), epochs=1, threads=1)
+    until = tiny.trained.bundle.manifest.trained_to
+    configs = (config.features, config.samples, config.train.interest_actions)
+    part = Multitask.fit(step, prepare(tiny.dataset, Moment(until - 86_400, until), configs), 0)
+    assert part.facts.heads == ("play",)
+    assert len(part.facts.scores) == 1  # minus the validation loss: it was judged
+    assert config.funnel.rank.steps["fuse"].reads == ("play",)
 
 
 def test_the_readme_commands_exist_and_the_first_two_work(tmp_path: Path) -> None:
