@@ -7,9 +7,9 @@
         bundle.json              the manifest: format, config digest, seed, code version, SHA-256 of every file
         features/…  recall.itemcf/…  rank.heads/…      one folder per artifact
 
-A bundle without `bundle.json` is unfinished and invisible; while it is written it has a hidden folder `.run` with the
-facts of the run, the names of the artifacts that are finished, and how far the one at hand is. No pickle anywhere:
-arrays are .npy, nets are ONNX.
+A bundle without `bundle.json` is unfinished and invisible; until it is written and judged it has a hidden folder `.run`
+with the facts of the run, the names of the artifacts that are finished, and how far the one at hand is. No pickle
+anywhere: arrays are .npy, nets are ONNX.
 """
 
 import fcntl
@@ -100,7 +100,7 @@ class Run(Config, frozen=True):
 class BundleWriter:
     """A bundle being written. Nothing is visible to readers until `publish`.
 
-    With the facts of its `run` it holds its folder against other processes until it is finished or discarded; the
+    With the facts of its `run` it holds its folder against other processes until it is closed, left or discarded; the
     system drops that hold when the process ends, and then another run may go on with what is there (`resume`).
     """
 
@@ -121,11 +121,14 @@ class BundleWriter:
 
     @classmethod
     def resume(cls, root: Path, run: Run) -> Self | None:
-        """The newest bundle that a run like this one left unfinished, without what it had not finished; None = none."""
+        """The newest bundle that a run like this one left unfinished or unjudged; None = none.
+
+        What was not finished is gone from it, and a manifest too: it is finished once more.
+        """
         for file in sorted(root.glob(f"*/{RUN}/run.json"), reverse=True):
             folder = file.parent.parent
             try:
-                if msgspec.structs.replace(_run_of(folder), done=()) != run:
+                if msgspec.structs.replace(_run_of(folder), done=()) != run or report_file(folder).is_file():
                     continue
                 writer = cls(root, run, folder.name)
             except (OSError, msgspec.MsgspecError, ArtifactError):
@@ -141,6 +144,7 @@ class BundleWriter:
         except (OSError, msgspec.MsgspecError):
             self._let_go()
             return False
+        (self.path / MANIFEST).unlink(missing_ok=True)
         for path in self.path.iterdir():
             if path.is_dir() and path.name not in (*self.run.done, RUN):
                 shutil.rmtree(path)
@@ -177,18 +181,32 @@ class BundleWriter:
     def finish(self, facts: Mapping[str, Any]) -> Bundle:
         """Hashes every file and writes the manifest; `facts` are the Manifest fields that the caller knows.
 
-        All of it is on disk before the manifest is there.
+        All of it is on disk before the manifest is there. The folder is still held, until `close`.
         """
-        shutil.rmtree(self.path / RUN, ignore_errors=True)
         files = {}
         for path in (self.path, *sorted(self.path.rglob("*"))):
             sync(path)  # a folder too: a file is not on disk before its name is
-            if path.is_file():
+            if path.is_file() and self.path / RUN not in path.parents:
                 files[path.relative_to(self.path).as_posix()] = (path.stat().st_size, _sha256(path))
         manifest = Manifest(format=FORMAT, name=self.name, created=time.time(), files=files, **facts)
         replace_durably(self.path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        self._let_go()
         return Bundle(self.path, manifest)
+
+    def close(self) -> None:
+        """Ends the run of a finished bundle that is judged: there is nothing to go on with."""
+        shutil.rmtree(self.path / RUN, ignore_errors=True)
+        self._let_go()
+
+    def leave(self) -> bool:
+        """Lets go of an unfinished bundle, which `resume` may find; without a finished artifact it is removed.
+
+        → whether there is something to go on with.
+        """
+        if not self.run or not self.run.done:
+            self.discard()
+            return False
+        self._let_go()
+        return True
 
     def discard(self) -> None:
         """Removes what was written."""
@@ -277,7 +295,8 @@ def open_bundle(path: Path) -> Bundle:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except msgspec.DecodeError as error:
         raise ArtifactError(f"{path / MANIFEST}: {error}") from None
-    present = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} - {MANIFEST}
+    files = (p.relative_to(path) for p in path.rglob("*") if p.is_file())
+    present = {file.as_posix() for file in files if file.parts[0] != RUN} - {MANIFEST}
     if foreign := sorted(present - set(manifest.files)):
         raise ArtifactError(f"{path / foreign[0]}: not in the manifest; the bundle was tampered with")
     for name, (size, digest) in manifest.files.items():
@@ -305,9 +324,8 @@ def prune(root: Path, keep: int) -> list[str]:
 
     Never CURRENT nor the full bundle that it continues, the newest bundle that was not published (somebody may want to
     know why), nor one that another training holds, or that is under a day old and has no report yet: it may be judged
-    or resumed. A server goes on
-    with a deleted bundle that it has open. What killed publications left goes too. Needs `locked` beside other
-    trainings.
+    or resumed. A server goes on with a deleted bundle that it has open. What killed publications left goes too. Needs
+    `locked` beside other trainings.
     """
     for pending in (*root.glob(f".{CURRENT}*"), *root.glob(f".{PUBLISHED}*")):
         pending.unlink()

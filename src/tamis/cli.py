@@ -121,7 +121,7 @@ def train(
         list[str] | None, typer.Option(help="Train this step and keep the others; may be repeated.")
     ] = None,
     warm: Annotated[bool, typer.Option("--warm", help="Begin with the weights of the last full bundle.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with such a run that was killed.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with such a run that was stopped.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build every part, evaluate the whole funnel on the held-out days, publish a bundle.

@@ -2,10 +2,12 @@
 
 import hashlib
 import math
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +22,7 @@ AboveZero = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 ShareAboveZero = Annotated[float, Meta(gt=0, le=1)]  # so that something is taken
 ShareBelowOne = Annotated[float, Meta(ge=0, lt=1)]  # so that something is left
+_SOME_VALUE: Final = re.compile(r"\$((?:\.[^.\[\]`]+)*)\[\.\.\.\]")
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$")]  # of what becomes a folder, a column or part of a path
 
 
@@ -59,9 +62,38 @@ def convert(tree: Mapping[str, Any], kind: type[T], where: str = "config") -> T:
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_plain(str(error))}") from None
+        raise ConfigError(f"{where}: {_plain(_named(str(error), tree, kind))}") from None
     except ValueError as error:  # raised by a section's __post_init__
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _named(message: str, tree: Mapping[str, Any], kind: type[Config]) -> str:
+    """The message with the keys that msgspec leaves out of a path: it writes `[...]` for any value of a mapping.
+
+    Which one it was is found by trying each alone.
+    """
+    named = message
+    while found := _SOME_VALUE.search(named):
+        parents = found.group(1).split(".")[1:]
+        for key in reduce(lambda node, name: node[name], parents, tree):
+            alone = _with_only(tree, parents, key)
+            try:
+                msgspec.convert(alone, kind)
+            except ValueError as error:
+                if str(error) == message:
+                    tree, named = alone, named.replace("[...]", f".{key}", 1)
+                    break
+        else:
+            break
+    return named
+
+
+def _with_only(tree: Mapping[str, Any], parents: Sequence[str], key: str) -> dict[str, Any]:
+    """The tree without the other keys of one mapping."""
+    if not parents:
+        return {key: tree[key]}
+    first, *rest = parents
+    return {**tree, first: _with_only(tree[first], rest, key)}
 
 
 def _plain(message: str) -> str:

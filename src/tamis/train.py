@@ -35,7 +35,7 @@ from tamis.config import StepConfig, digest
 from tamis.data.dataset import MANIFEST, Dataset
 from tamis.data.samples import Samples
 from tamis.data.split import by_time
-from tamis.errors import ArtifactError, DataError
+from tamis.errors import ArtifactError, DataError, TamisError
 from tamis.evaluate.offline import evaluate
 from tamis.evaluate.report import Report
 from tamis.features.coverage import seldom
@@ -66,7 +66,7 @@ class Choice:
     interest, only in histories and statistics, where the server has it too.
     only: names of steps ("itemcf" or "recall.itemcf"), () = all; the others are kept as in the last full bundle.
     warm: parts that can begin with the weights of the last full bundle, and see the rows once.
-    resume: go on with a run of the same configuration, data and choice that was killed; without one, begin anew.
+    resume: go on with a run of the same configuration, data and choice that was stopped; without one, begin anew.
     """
 
     since: float = -np.inf
@@ -87,7 +87,8 @@ def train(
 
     data: a data set folder.   bundles: where bundles are published.   oracle: see evaluate.offline.
     Raises DataError when there is nothing to learn from, ConfigError or ArtifactError when parts are to be kept that do
-    not fit; whatever stops the run leaves no half-written bundle behind.
+    not fit. Such errors leave nothing behind, since their cure makes it another run; whatever else stops the run (a
+    signal, a full disk) leaves the finished parts, for a choice that resumes.
     """
     choice = choice or Choice()
     dataset = Dataset.open(data)
@@ -128,10 +129,16 @@ def train(
             log.warning("features that seldom have a value", coverage={name: round(at, 4) for name, at in rare.items()})
         report = evaluate(model, dataset, split, progress=progress, oracle=oracle)
         clock.lap("evaluate")
-    except BaseException:
+        released = release(bundle, report, config.train)
+    except TamisError:
         writer.discard()
         raise
-    return Trained(bundle, report, seconds, release(bundle, report, config.train))
+    except BaseException:
+        if writer.leave():
+            log.warning("stopped; `tamis train --resume` goes on with the finished parts", bundle=writer.name)
+        raise
+    writer.close()
+    return Trained(bundle, report, seconds, released)
 
 
 def _writer(

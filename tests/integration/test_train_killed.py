@@ -34,15 +34,22 @@ def feed(tiny: Any, tmp_path: Path) -> Project:
     return Project(folder)
 
 
-@pytest.mark.parametrize("part", ["prerank.three_tower", "rank.heads"])
-def test_a_killed_training_is_resumed_to_the_same_bundle(feed: Project, part: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        (".run/prerank.three_tower.npz", signal.SIGKILL),
+        (".run/rank.heads.npz", signal.SIGINT),
+        ("bundle.json", signal.SIGKILL),  # all is trained, and judged in vain
+    ],
+)
+def test_a_stopped_training_is_resumed_to_the_same_bundle(feed: Project, file: str, how: signal.Signals) -> None:
     killed = start(feed.folder)
     limit = time.monotonic() + 300
-    while not list(feed.bundles.glob(f"*/.run/{part}.npz")):
+    while not list(feed.bundles.glob(f"*/{file}")):
         assert killed.poll() is None, killed.stdout and killed.stdout.read().decode()
         assert time.monotonic() < limit
         time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
+    killed.send_signal(how)
     killed.communicate()
     (unfinished,) = feed.bundles.iterdir()
     resumed = start(feed.folder, "--resume")
@@ -51,6 +58,7 @@ def test_a_killed_training_is_resumed_to_the_same_bundle(feed: Project, part: st
     assert "goes on with" in said
     made = open_bundle(feed.bundles)
     assert made.name == unfinished.name
+    assert not (made.path / ".run").exists()
     anew = start(feed.folder)
     assert anew.communicate(timeout=300)
     assert anew.returncode == 0

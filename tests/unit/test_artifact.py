@@ -162,11 +162,39 @@ def test_a_bundle_that_was_finished_just_before_it_was_to_be_resumed_is_left_alo
     def finished_first(folder: Path) -> int:
         monkeypatch.setattr(module, "_hold", hold)
         first.finish(FACTS)
+        first.close()
         return hold(folder)
 
     monkeypatch.setattr(module, "_hold", finished_first)
     assert BundleWriter.resume(tmp_path, run) is None
     assert open_bundle(first.path).folder("features").is_dir()
+
+
+def test_what_was_finished_and_not_judged_is_resumed_and_what_was_judged_is_not(tmp_path: Path) -> None:
+    run = Run(code_version="1", config_digest="c", data_digest="d", choice="all", earlier="")
+    first = BundleWriter(tmp_path, run)
+    (first.folder("recall.popular") / "a").write_text("a", encoding="utf-8")
+    first.done("recall.popular")
+    (first.folder("catalog") / "b").write_text("b", encoding="utf-8")
+    finished = first.finish(FACTS)
+    assert open_bundle(first.path).manifest == finished.manifest  # what the run notes of itself is not foreign
+    assert first.leave()  # as when judging is interrupted
+    again = BundleWriter.resume(tmp_path, run)
+    assert again is not None
+    assert not (again.path / "bundle.json").exists()
+    assert not (again.path / "catalog").exists()  # it is written once more
+    assert again.finish(FACTS).manifest.files.keys() == {"recall.popular/a"}
+    report_file(again.path).write_text("{}", encoding="utf-8")
+    assert again.leave()
+    assert BundleWriter.resume(tmp_path, run) is None
+
+
+def test_a_run_without_a_finished_part_leaves_nothing(tmp_path: Path) -> None:
+    run = Run(code_version="1", config_digest="c", data_digest="d", choice="all", earlier="")
+    first = BundleWriter(tmp_path, run)
+    first.folder("recall.popular")
+    assert not first.leave()
+    assert not first.path.exists()
 
 
 def test_prune_spares_what_another_training_still_judges_and_clears_up_after_killed_ones(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def patched(path: str, value: Any) -> dict[str, Any]:
 def test_an_impossible_setting_fails_with_its_path(path: str, value: Any) -> None:
     with pytest.raises(ConfigError) as refused:
         convert(patched(path, value), ProjectConfig)
-    message = str(refused.value).replace("[...]", "")
+    message = str(refused.value)
+    assert "[...]" not in message
     section, key = path.split(".")[0], path.split(".")[-1]
     assert section in message
     assert re.search(rf"\b{key}\b", message), message

@@ -24,8 +24,13 @@ def tree(**steps: dict) -> Tree:
 
 
 def test_a_misspelt_key_fails_with_its_path() -> None:
-    with pytest.raises(ConfigError, match=r"wieght.*\$\.steps\[\.\.\.\]"):
-        tree(a={"kind": "one", "wieght": 2.0})
+    with pytest.raises(ConfigError, match=r"wieght.*\$\.steps\.a`"):
+        tree(b={"kind": "one"}, a={"kind": "one", "wieght": 2.0})
+
+
+def test_a_wrong_value_of_a_mapping_in_a_mapping_fails_with_both_keys() -> None:
+    with pytest.raises(ConfigError, match=r"`\$\.steps\.b\.weights\.like`"):
+        tree(a={"kind": "one"}, b={"kind": "two", "weights": {"share": 1.0, "like": "much"}})
 
 
 def test_an_unknown_kind_fails_with_its_path() -> None:
