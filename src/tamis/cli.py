@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -314,8 +315,11 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {first}"
 
 
+_INTERRUPTED: Final = 130  # typer's exit after Ctrl-C
+
+
 def main() -> None:
-    """The entry point: one line per error, exit 1 for a failure, 2 for wrong usage."""
+    """The entry point: one line per error, exit 1 for a failure, 2 for wrong usage, ended by SIGINT after Ctrl-C."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:
         app()
@@ -324,6 +328,10 @@ def main() -> None:
             traceback.print_exc()
         err.print(f"tamis: {one_line(error)}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except SystemExit as ended:
+        if ended.code != _INTERRUPTED:
+            raise
         err.print("tamis: stopped")
-        sys.exit(130)
+    # As shells expect it, and without waiting for threads: one that was just being started then would never end.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)

@@ -19,7 +19,13 @@ FAST = {"OMP_NUM_THREADS": "1"}
 
 def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tamis", "train", str(folder), *options]
-    return subprocess.Popen(command, env={**os.environ, **FAST}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        command,
+        env={**os.environ, **FAST},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let what they put aside ignore it
+    )
 
 
 @pytest.fixture
@@ -51,6 +57,7 @@ def test_a_stopped_training_is_resumed_to_the_same_bundle(feed: Project, file: s
         time.sleep(0.005)
     killed.send_signal(how)
     killed.communicate()
+    assert killed.returncode == -how
     (unfinished,) = feed.bundles.iterdir()
     resumed = start(feed.folder, "--resume")
     said = resumed.communicate(timeout=300)[0].decode()

@@ -1,21 +1,24 @@
 """The heads of the ranker on logged impressions: every number a user of the predictions would ask for."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from tamis import metrics
+from tamis.data.samples import Samples
 from tamis.data.split import Split
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Curve, Row, known
 from tamis.nets.labels import AMOUNTS, PLAY
 from tamis.rank.multitask import Multitask
+from tamis.rank.rating import STARS, Rating
 from tamis.stages import Scorer
 from tamis.types import Candidates, Progress
 
+RATE = "rate"  # the action whose values are stars
 BLOCK = 200  # requests between two calls of progress
 
 
@@ -29,16 +32,24 @@ class Judged:
 
 
 def judge_heads(past: Past, split: Split, most_requests: int, progress: Progress) -> Judged:
-    """The heads of the first scorer of the stage "rank" on logged requests: its columns p_<head> or light_<head>.
+    """The heads of the first scorer of the stage "rank" on logged requests, and the stars of its ratings.
 
-    Probabilities are those for an impression; a head that is trained on clicked rows only is judged on clicked rows.
-    Rows of items that the bundle does not know have no prediction and are left out.
+    Heads are the columns p_<head> or light_<head>. Probabilities are those for an impression; a head that is trained on
+    clicked rows only is judged on clicked rows. Rows of items that the bundle does not know have no prediction and are
+    left out.
     """
     steps = [step for stage in past.model.funnel.stages if stage.name == "rank" for step in stage.main.values()]
-    ranker = next((step for step in steps if isinstance(step, Scorer)), None)
-    if ranker is None:
-        return Judged()
-    samples = past.samples(split)
+    rating = next((step for step in steps if isinstance(step, Rating)), None)
+    ranker = next((step for step in steps if isinstance(step, Scorer) and step is not rating), None)
+    judged = _judge(past, ranker, past.samples(split), most_requests, progress) if ranker else Judged()
+    if rating is None or rating.facts.dropped:
+        return judged
+    stars = _judge(past, rating, past.ratings(split), most_requests, progress).rows
+    return replace(judged, rows=judged.rows | stars)
+
+
+def _judge(past: Past, ranker: Scorer, samples: Samples, most_requests: int, progress: Progress) -> Judged:
+    """One scorer on some of the requests of `samples`."""
     if isinstance(ranker, Multitask):
         samples = ranker.watch.labelled(samples, past.model.catalog)
     there = samples.item < len(past.model.catalog)
@@ -73,7 +84,7 @@ def _judged(columns: tuple[dict[str, Any], dict[str, Any], Any], gated: tuple[st
     truth, scores, users = columns
     out = Judged(requests=requests)
     for head, (used, label, p) in _judgeable(truth, scores, gated):
-        if head in AMOUNTS:
+        if head in AMOUNTS or head == RATE:
             out.rows[head] = known(_amount(label, p, "_seconds" if head == PLAY else ""))
         elif 0 < label.sum() < len(label):
             out.rows[head] = known(_binary(label, p, users[used]))
@@ -86,7 +97,7 @@ def _judgeable(
 ) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
     """(head, (rows it is judged on, their labels, their predictions)) of each head that the log has labels for."""
     for column, score in scores.items():
-        head = column.removeprefix("p_").removeprefix("light_")
+        head = RATE if column == STARS else column.removeprefix("p_").removeprefix("light_")
         if head in truth:
             used = ~np.isnan(truth[head])
             used &= truth["click"] > 0 if head in gated and "click" in truth else True
@@ -106,12 +117,13 @@ def _binary(label: Any, p: Any, users: Any) -> Row:
 
 
 def _amount(truth: Any, predicted: Any, unit: str) -> Row:
-    """Mean absolute error and rank correlation, over all rows that have the label."""
+    """Mean absolute error and rank correlation, over all rows that have the label; no correlation with a constant."""
     if len(truth) < 2:
         return {}
+    varies = np.ptp(truth) > 0 and np.ptp(predicted) > 0
     return {
         f"mae{unit}": float(np.abs(truth - predicted).mean()),
-        "rank_correlation": float(spearmanr(truth, predicted).statistic),
+        "rank_correlation": float(spearmanr(truth, predicted).statistic) if varies else np.nan,
         f"mean{unit}": float(truth.mean()),
         "predicted": float(predicted.mean()),
         "rows": float(len(truth)),

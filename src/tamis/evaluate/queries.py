@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from tamis.assemble import Model
 from tamis.data.attribution import places_of
-from tamis.data.dataset import DAY_SECONDS, Dataset, Events
-from tamis.data.samples import Log, Samples, Timeline, build_samples
+from tamis.data.dataset import DAY_SECONDS, Dataset, Events, Requests
+from tamis.data.samples import Log, Samples, Timeline, build_samples, rating_samples
 from tamis.data.split import Split
 from tamis.types import ACTIONS, Action, Catalog, Exact, History, Query
 
@@ -72,6 +72,11 @@ class Past:
         # Scores are meant for even negatives; see data/negatives.
         even = msgspec.structs.replace(self.model.config.samples, popularity_power=0.0)
         return build_samples(log, split.test_since, split.test_until, even)
+
+    def ratings(self, split: Split) -> Samples:
+        """The ratings of the held-out days, each a request of one row; rows may hold unknown items."""
+        log = Log(self.events, Requests.none(), self.by_user, np.empty(0))
+        return rating_samples(log, split.test_since, split.test_until)
 
     def catalog(self, now: float) -> Catalog:
         """The bundle's catalogue with items published after `now` closed; statistics as of the end of training."""

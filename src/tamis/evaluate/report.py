@@ -46,7 +46,8 @@ class Report(Config, frozen=True):
     stages: stage → survival (share of the reachable relevant items still there), rows; in a simulated world, the mean
     true click rate of the best ten items still there. "prerank" has how it agrees with the ranker on all candidates:
     overlap@k, kept@50 and rank_correlation, see evaluate.agreement.
-    heads: head → auc, gauc, log_loss, calibration_error, rate, rows; for "play": mean absolute error, rank correlation.
+    heads: head → auc, gauc, log_loss, calibration_error, rate, rows; for "play" and "rate" (stars): mean absolute
+    error, rank correlation.
     page, baselines: ndcg@10, recall@10, hit@10, coverage, diversity (share of the pairs of a page that differ in
     category), authors (different ones per place), new_share of our page and of others'; in a simulated world the true
     click rate of the first ten, which logged clicks cannot tell: they know what was shown. "popular" ranks by the

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from tamis.data.dataset import Events
 from tamis.data.negatives import there_since
 from tamis.data.picks import ranges
-from tamis.data.samples import Samples, Timeline
+from tamis.data.samples import Reach, Samples, Timeline
 from tamis.errors import ConfigError
 from tamis.features.batch import NetBatch
 from tamis.features.earlier import Earlier
@@ -73,6 +73,7 @@ class Inputs:
     pairs: group of statistics → its event counts, of those that are not of a user or an item alone.
     part: name of a step that stands before in the same stage → its finished part, for channels made of other channels.
     teacher: what the ranker of this training says of samples; None for parts that are fitted before it.
+    reach: how far back histories go, for parts that make samples of their own; None = to the first event.
     """
 
     encoder: Encoder
@@ -92,6 +93,7 @@ class Inputs:
     pairs: Mapping[str, Pairs] = field(default_factory=dict)
     part: Callable[[str], Any] = no_part
     teacher: Callable[["Inputs", Samples], Lesson] | None = None
+    reach: Reach | None = None
     _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
     _kinds: dict[tuple[int, int], tuple[Timeline, NDArray[np.int32]]] = field(default_factory=dict)
 

@@ -89,6 +89,7 @@ def prepare(
         progress=progress,
         user_keys=np.asarray(dataset.user_ids.keys),
         pairs=pairs,
+        reach=reach,
     )
 
 

@@ -32,6 +32,8 @@ from tamis.nets.session import Session
 from tamis.types import Candidates, Columns, Query
 
 log = structlog.get_logger(__name__)
+STARS: Final = "stars"
+"""The column of the predicted stars."""
 _FACTS_FILE: Final = "rating.json"
 _NET_FILE: Final = "rating.onnx"
 
@@ -63,7 +65,7 @@ class RatingConfig(StepConfig, frozen=True, tag="rating"):
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the step writes."""
-        return ("stars", *(f"p_stars_{star:g}" for star in self.stars))
+        return (STARS, *(f"p_stars_{star:g}" for star in self.stars))
 
 
 class RatingFacts(Config, frozen=True):
@@ -139,7 +141,7 @@ class Rating:
 def _rated(inputs: Inputs) -> tuple[Samples, Samples]:
     """The ratings to learn from, and those to stop by: from the first validation row on."""
     since = float(inputs.valid.time.min(initial=inputs.until))
-    whole = Log(inputs.events, Requests.none(), inputs.train.timeline, np.empty(0))
+    whole = Log(inputs.events, Requests.none(), inputs.train.timeline, np.empty(0), inputs.reach)
     return rating_samples(whole, -np.inf, since), rating_samples(whole, since, inputs.until)
 
 

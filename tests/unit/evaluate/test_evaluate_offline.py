@@ -4,6 +4,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from tamis.artifact import open_bundle
 from tamis.assemble import Model, ProjectConfig, load_model, part_of
 from tamis.config import override, read
-from tamis.data.dataset import DAY_SECONDS, Dataset
+from tamis.data.dataset import DAY_SECONDS, Dataset, Events
 from tamis.data.samples import Samples
 from tamis.data.split import Split, SplitConfig, by_time
 from tamis.data.tables import RawTables
@@ -23,17 +24,20 @@ from tamis.evaluate.heads import judge_heads
 from tamis.evaluate.offline import _Pages, evaluate, relevant_items
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Report
+from tamis.features.batch import NetBatch
 from tamis.features.prepare import Moment, prepare
 from tamis.filters.blocked import Blocked, BlockedConfig
 from tamis.filters.seen import Seen, SeenConfig
 from tamis.funnel import Funnel, Stage
+from tamis.nets.folder import NetFolder
 from tamis.project import create
+from tamis.rank.rating import Rating, RatingConfig, RatingFacts
 from tamis.serving.engine import Engine
 from tamis.serving.opening import rows_of
 from tamis.serving.wire import RecommendRequest
 from tamis.state.memory import Memory
 from tamis.state.protocol import Event
-from tamis.types import ACTION_CODE, ACTIONS, Candidates, Page, Query, silent
+from tamis.types import ACTION_CODE, ACTIONS, Action, Candidates, Page, Query, silent
 
 ARRAYS = ("user", "time", "first", "item", "position")
 
@@ -172,6 +176,37 @@ def test_the_first_scorer_of_the_rank_stage_is_judged_wherever_it_stands(past: P
     judged = judge_heads(past, split, 20, silent)
     assert "click" in judged.rows
     assert judge_heads(filtered, split, 20, silent) == judged
+
+
+class HalfStars:
+    """A rating net that always says 3.5."""
+
+    def answer(self, batch: NetBatch) -> dict[str, Any]:
+        count = len(batch.item_codes)
+        return {"stars": np.full(count, 3.5, np.float32), "classes": np.full((count, 5), 0.2, np.float32)}
+
+
+def test_stars_are_judged_on_the_ratings_of_the_held_out_days(past: Past, split: Split) -> None:
+    def with_rating(dropped: str) -> Past:
+        facts = RatingFacts(layout=past.model.encoder.layout, stars=RatingConfig().stars, dropped=dropped)
+        rating = Rating(RatingConfig(), facts, NetFolder(Path()), HalfStars())
+        stages = [
+            replace(stage, steps={**stage.steps, "stars": rating}) if stage.name == "rank" else stage
+            for stage in past.model.funnel.stages
+        ]
+        clicks = past.events.take(np.flatnonzero(past.events.action == Action.CLICK))
+        stars = np.where(np.arange(len(clicks)) % 4 == 0, 1.0, 4.0).astype(np.float32)
+        rated = replace(clicks, action=np.full(len(clicks), Action.RATE, np.uint8), value=stars)
+        both = Events(*(np.concatenate([getattr(e, n) for e in (past.events, rated)]) for n in Events.__slots__))
+        events = both.take(np.argsort(both.time, kind="stable"))
+        return replace(past, events=events, model=replace(past.model, funnel=Funnel(stages)))
+
+    row = judge_heads(with_rating(""), split, 10_000, silent).rows["rate"]
+    assert row["predicted"] == 3.5
+    assert 0.5 < row["mae"] < 2.5
+    assert row["mae"] == pytest.approx((4 - row["mean"]) / 3 * 2.5 + (row["mean"] - 1) / 3 * 0.5)
+    assert "click" in judge_heads(with_rating(""), split, 20, silent).rows
+    assert "rate" not in judge_heads(with_rating("no rating"), split, 20, silent).rows
 
 
 # ---- what is held out ------------------------------------------------------------------------------------------
