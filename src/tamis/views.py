@@ -24,6 +24,7 @@ from tamis.train import Trained
 from tamis.update import Updated
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
+_FEW_USERS: Final = 30  # below, the users drawn again and again for an interval are too much alike
 
 
 def grid(title: str, rows: dict[str, dict[str, float]], digits: int = 4) -> Table:
@@ -88,6 +89,7 @@ def tuned(tuned: Tuned) -> RenderableType:
     title = f"{tuned.judged:,} users of the validation days that the search did not see, bundle {tuned.bundle}"
     worth = f"difference {tuned.difference:+.4f}, 95 % interval {tuned.low:+.4f} … {tuned.high:+.4f}"
     sure = "" if tuned.low > 0 else "; it may be chance"
+    sure = "; so few users say little" if tuned.judged < _FEW_USERS else sure
     searched = f"{tuned.trials:,} trials on {tuned.searched:,} other users"
     stage = tuned.step.partition(".")[0]
     paste = Text(f"[funnel.{stage}.steps]\n{tuned.toml}", no_wrap=True, overflow="ignore")  # one line, to be pasted

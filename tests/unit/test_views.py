@@ -82,7 +82,7 @@ def test_what_a_search_found_is_shown_with_a_line_to_paste() -> None:
     numbers = {"weights": {"like": 2.5}}
     line = 'fuse = { kind = "fuse", weights = { like = 2.5 } }'
     found = Tuned(
-        bundle="b", step="rank.fuse", trials=100, searched=20, judged=21, before=0.1, after=0.12, difference=0.02,
+        bundle="b", step="rank.fuse", trials=100, searched=20, judged=41, before=0.1, after=0.12, difference=0.02,
         low=-0.01, high=0.05, numbers=numbers, toml=line,
     )  # fmt: skip
     lines = text(views.tuned(found))
@@ -91,6 +91,8 @@ def test_what_a_search_found_is_shown_with_a_line_to_paste() -> None:
         "difference +0.0200, 95 % interval -0.0100 … +0.0500; it may be chance (100 trials on 20 other users)" in lines
     )
     assert "chance" not in "".join(text(views.tuned(msgspec.structs.replace(found, low=0.01))))
+    few = msgspec.structs.replace(found, low=0.01, judged=4)
+    assert "so few users say little" in "".join(text(views.tuned(few)))
 
 
 def test_reliability_is_two_lines_per_head_on_one_scale() -> None:

@@ -103,7 +103,8 @@ class Place:
         return Funnel([self._stage({self.name: Fuse(config), **dict(self._main[self._at + 1 :])}, PLACES)])
 
     def _stage(self, steps: Mapping[str, Step], limit: int) -> Stage:
-        return replace(self.stage, steps=steps, limit=limit, quotas={}, fallback="")
+        # Not optional: the order before a fusion that fails is none of its own.
+        return replace(self.stage, steps=steps, limit=limit, quotas={}, fallback="", optional=False)
 
     @property
     def _main(self) -> list[tuple[str, Step]]:
@@ -231,7 +232,10 @@ def _static(model: Model, past: Past) -> Features:
 def _search(
     sampler: Any, place: Place, task: tuple[dict[tuple[str, str], float], list[Kept]], trials: int, progress: Progress
 ) -> FuseConfig:
-    """The best of the configurations tried; the first trial is the configured one, which wins ties."""
+    """The best of the configurations tried; the first trial is the configured one, which wins ties.
+
+    One whose numbers the fusion refuses for some rows (a product below 0) has failed and cannot be the best.
+    """
     import optuna
 
     space, search = task
@@ -241,12 +245,16 @@ def _search(
     for done in range(trials):
         trial = study.ask()
         times = {key: trial.suggest_float(".".join(key), 1 / SPREAD[key[0]], SPREAD[key[0]], log=True) for key in space}
-        config = _scaled(place.config, space, times)
-        value = float(_ndcg(place, config, search).mean())
+        progress("trials", done + 1, trials)
+        try:
+            config = _scaled(place.config, space, times)
+            value = float(_ndcg(place, config, search).mean())
+        except ValueError:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            continue
         study.tell(trial, value)
         if value > best_value:
             best, best_value = config, value
-        progress("trials", done + 1, trials)
     return best
 
 

@@ -142,6 +142,6 @@ def _judged(net: LightNet, inputs: Inputs, head: str) -> float:
     for start in range(0, len(requests), 256):
         batch = tensors(inputs.batch(valid, requests[start : start + 256]))
         labels.append(batch.labels[head].numpy() > 0)
-        logits.append(net(batch)[0].numpy())
+        logits.append(batch.as_drawn(net(batch))[0].numpy())
     label = np.concatenate(labels)
     return auc(label, np.concatenate(logits)) if 0 < label.sum() < len(label) else 0.0

@@ -196,6 +196,27 @@ def test_a_step_is_written_as_toml_that_reads_back() -> None:
     assert convert(tomllib.loads(f"fuse = {text}")["fuse"], FuseConfig) == config
 
 
+def test_numbers_that_the_fusion_refuses_are_not_the_best_although_the_stage_is_optional(
+    tiny: Any, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(tiny, formula="power_product", weights={"like": 1.0, "click": -1.0})
+    assert Place.of(model).stage.optional
+    refused = []
+
+    def noted(place: Place, config: FuseConfig, kept: Any) -> Any:
+        try:
+            return ndcg(place, config, kept)
+        except ValueError:
+            refused.append(config)
+            raise
+
+    ndcg = module._ndcg
+    monkeypatch.setattr(module, "_ndcg", noted)
+    found = tune(model, tiny.dataset, split, trials=25, seed=1)
+    assert 0 < len(refused) < 25
+    assert found.numbers["weights"] not in [dict(config.weights) for config in refused]
+
+
 def test_nothing_to_search_is_said(tiny: Any, split: Split) -> None:
     with pytest.raises(ConfigError, match="no number other than 0"):
         tune(model_of(tiny, weights={"like": 0.0}), tiny.dataset, split, trials=1)
