@@ -37,7 +37,7 @@ from tamis.train import Choice, Trained, train
 from tamis.types import Progress, silent
 from tamis.update import Updated, update
 
-TEMPLATES: Final = ("demo", "movielens", "kuairand")
+TEMPLATES: Final = ("demo", "movielens", "kuairand", "table")
 
 
 @dataclass(frozen=True)

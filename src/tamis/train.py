@@ -35,7 +35,7 @@ from tamis.config import StepConfig, digest
 from tamis.data.dataset import MANIFEST, Dataset
 from tamis.data.samples import Samples
 from tamis.data.split import by_time
-from tamis.errors import ArtifactError, DataError, TamisError
+from tamis.errors import ArtifactError, ConfigError, DataError, TamisError
 from tamis.evaluate.offline import evaluate
 from tamis.evaluate.report import Report
 from tamis.features.coverage import seldom
@@ -86,11 +86,14 @@ def train(
     """Builds every part from the data, evaluates the assembled funnel on the held-out days and publishes a bundle.
 
     data: a data set folder.   bundles: where bundles are published.   oracle: see evaluate.offline.
-    Raises DataError when there is nothing to learn from, ConfigError or ArtifactError when parts are to be kept that do
-    not fit. Such errors leave nothing behind, since their cure makes it another run; whatever else stops the run (a
-    signal, a full disk) leaves the finished parts, for a choice that resumes.
+    Raises DataError when there is nothing to learn from, ConfigError for a funnel without a source, both and
+    ArtifactError when parts are to be kept that do not fit. Such errors leave nothing behind, since their cure makes it
+    another run; whatever else stops the run (a signal, a full disk) leaves the finished parts, for a choice that
+    resumes.
     """
     choice = choice or Choice()
+    if not any(hasattr(part_of(step), "recall") for step in steps_of(config).values()):
+        raise ConfigError("funnel.recall.steps: no source, so no page would have an item; wanted one, like popular")
     dataset = Dataset.open(data)
     split = by_time(dataset, config.split)
     kept = kept_parts(config, bundles, dataset, split, choice.only) if choice.only else None

@@ -17,6 +17,7 @@ from tamis.config import convert
 from tamis.features import spec
 from tamis.features.groups import groups_of
 from tamis.features.prepare import Moment, prepare
+from tamis.project import TEMPLATES
 from tamis.rank.multitask import Multitask
 from tamis.types import ACTIONS
 
@@ -93,10 +94,12 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     assert f"Example: tamis {name}" in shown.output
 
 
-@pytest.mark.parametrize("template", ["demo", "movielens", "kuairand"])
-def test_every_template_is_a_valid_configuration(template: str) -> None:
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("mark", ["", "#? "], ids=["as written", "all uncommented"])
+def test_every_template_is_a_valid_configuration(template: str, mark: str) -> None:
     path = ROOT / f"src/tamis/configs/{template}.toml"
-    config = convert(tomllib.loads(path.read_text(encoding="utf-8")), ProjectConfig, where=str(path))
+    text = path.read_text(encoding="utf-8").replace(mark, "") if mark else path.read_text(encoding="utf-8")
+    config = convert(tomllib.loads(text), ProjectConfig, where=str(path))
     assert config.funnel.recall.steps
 
 

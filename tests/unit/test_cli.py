@@ -18,6 +18,7 @@ from tamis import __version__, cli, demo
 from tamis.cli import app, main, setting
 from tamis.data.dataset import Dataset
 from tamis.errors import ConfigError, DataError
+from tamis.project import TEMPLATES
 from tamis.serving.load import LoadReport
 
 MAPPING = """
@@ -74,7 +75,7 @@ def test_the_version_is_printed() -> None:
     assert good("--version") == f"tamis {__version__}\n"
 
 
-@pytest.mark.parametrize("template", ["demo", "movielens", "kuairand"])
+@pytest.mark.parametrize("template", TEMPLATES)
 def test_init_writes_a_folder_once(tmp_path: Path, template: str) -> None:
     assert "tamis.toml" in good("init", tmp_path / "feed", "--from", template)
     done = run("init", tmp_path / "feed", "--from", template)

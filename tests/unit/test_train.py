@@ -16,7 +16,7 @@ from tamis.assemble import ProjectConfig, TrainConfig, load_model
 from tamis.config import override
 from tamis.data.tables import RawTables
 from tamis.errors import ArtifactError, ConfigError, DataError
-from tamis.project import Project
+from tamis.project import Project, create, open_project
 from tamis.train import Choice, Trained, release, train
 
 
@@ -166,3 +166,10 @@ def test_trainings_that_end_at_once_are_all_written_down_and_one_is_served(tiny:
         assert all(threads.map(end, bundles))
     assert sorted(published(tmp_path)) == sorted(bundle.name for bundle in bundles)
     assert current_name(tmp_path) == published(tmp_path)[-1]
+
+
+def test_a_funnel_without_a_source_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
+    create(tmp_path / "feed")
+    config = override(open_project(tmp_path / "feed").config, {"funnel.recall.steps": {}})
+    with pytest.raises(ConfigError, match="no source"):
+        train(config, tmp_path / "nothing", tmp_path / "bundles")
