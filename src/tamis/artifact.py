@@ -37,6 +37,7 @@ MANIFEST: Final = "bundle.json"
 CURRENT: Final = "CURRENT"
 PUBLISHED: Final = "PUBLISHED"
 RUN: Final = ".run"
+_SCRATCH: Final = ".scratch-"
 
 
 class Format(msgspec.Struct, frozen=True):
@@ -234,6 +235,25 @@ def _hold(folder: Path) -> int:
 
 
 @contextmanager
+def scratch(root: Path) -> Iterator[Path]:
+    """A new hidden folder in `root`, gone when the block is left; those of processes that were killed go too."""
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / f"{_SCRATCH}{secrets.token_hex(4)}"
+    with locked(root):  # nobody may find the new one before it is held
+        for left in root.glob(f"{_SCRATCH}*"):
+            if (hold := _hold(left)) >= 0:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(hold)
+        folder.mkdir()
+        hold = _hold(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(hold)
+
+
+@contextmanager
 def locked(root: Path) -> Iterator[None]:
     """Holds a folder of bundles against other processes; waits for its turn. The system drops it when a process ends.
 
@@ -329,7 +349,7 @@ def prune(root: Path, keep: int) -> list[str]:
     """
     for pending in (*root.glob(f".{CURRENT}*"), *root.glob(f".{PUBLISHED}*")):
         pending.unlink()
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink())
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
     served = published(root)
     held_back = [p.name for p in folders if p.name not in served and report_file(p).is_file()]
     kept = {*served[-keep:], *held_back[-1:], current_name(root), _continued(root)}

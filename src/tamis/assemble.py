@@ -34,7 +34,7 @@ from tamis.filters.blocked import Blocked, BlockedConfig
 from tamis.filters.excluded import Excluded, ExcludedConfig
 from tamis.filters.seen import Seen, SeenConfig
 from tamis.funnel import Funnel, Stage
-from tamis.funnel_checks import funnel_problems, searches_amiss
+from tamis.funnel_checks import funnel_problems, searches_amiss, whole_logs
 from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig
 from tamis.rank.fuse import Fuse, FuseConfig
 from tamis.rank.light import LightRank, LightRankConfig
@@ -169,6 +169,7 @@ class TrainConfig(Config, frozen=True):
     checkpoint_minutes: AboveZero = 5.0  # between two notes of how far a net's training is, for --resume
     log_steps: AtLeastOne = 500  # training steps between two lines of the log
     keep_bundles: Annotated[int, Meta(ge=2)] = 5  # published ones; older ones are deleted
+    memory_gib: NotNegative = 0.0  # most memory for the log while training and judging; 0 = as much as it takes
     least_coverage: Share = 0.02  # a warning names the features that have a value in fewer of the training rows
 
 
@@ -219,6 +220,7 @@ class ProjectConfig(Config, frozen=True):
             *impossible_numbers(self),
             *funnel_problems(stages_of(self.funnel), part_of, single_columns(self.features)),
             *searches_amiss(stages_of(self.funnel), self.features, self.state.timeline_limit),
+            *(whole_logs(stages_of(self.funnel), self.features, self.samples) if self.train.memory_gib else ()),
         ):
             raise ValueError(problem)
 

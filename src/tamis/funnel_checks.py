@@ -5,17 +5,41 @@ list that says which part a step is.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Set
-from typing import Any
+from typing import Any, Final
 
 from tamis.config import StepConfig
+from tamis.data.samples import SampleConfig
+from tamis.features.groups import ITEM, groups_of
 from tamis.features.spec import FeaturesConfig, single_codes
+from tamis.filters.blocked import BlockedConfig
+from tamis.filters.excluded import ExcludedConfig
+from tamis.filters.seen import SeenConfig
 from tamis.rank.fuse import FuseConfig
 from tamis.rank.multitask import MultitaskConfig
+from tamis.recall.itemcf import ItemCFConfig
+from tamis.recall.newest import NewestConfig
+from tamis.recall.popular import PopularConfig
+from tamis.rerank.mmr import MmrConfig
+from tamis.rerank.rules import ScatterConfig
+from tamis.types import WATCH_HEADS
 
 Stages = Mapping[str, Any]
 """Name of a stage → its settings, in the order they run."""
 PartOf = Callable[[StepConfig], Any]
 """The class of a step's part."""
+BOUNDED: Final = (
+    PopularConfig,
+    NewestConfig,
+    ItemCFConfig,
+    SeenConfig,
+    BlockedConfig,
+    ExcludedConfig,
+    MultitaskConfig,
+    FuseConfig,
+    ScatterConfig,
+    MmrConfig,
+)
+"""Settings of the parts that can be trained on a log larger than memory; see features.bounded."""
 
 
 def funnel_problems(stages: Stages, part_of: PartOf, catalog: Set[str]) -> Iterator[str]:
@@ -45,6 +69,31 @@ def searches_amiss(stages: Stages, features: FeaturesConfig, timeline_limit: int
                 yield f'{where}.search = "{step.search}" wants a features.history.long_length above 0'
             if step.search == "hard" and step.search_field not in fields:
                 yield f"{where}.search_field: {step.search_field!r} is no item feature of one code, of {fields}"
+
+
+def whole_logs(stages: Stages, features: FeaturesConfig, samples: SampleConfig) -> Iterator[str]:
+    """Steps and features that want the whole log in memory, where train.memory_gib bounds it."""
+    bound, way_out = "train.memory_gib", "leave it out, or set memory_gib = 0"
+    for stage_name, stage in stages.items():
+        for name, step in stage.steps.items():
+            where = f"{bound}: funnel.{stage_name}.steps.{name}"
+            if not isinstance(step, BOUNDED):
+                yield f"{where} ({step.__struct_config__.tag}) wants the whole log in memory; {way_out}"
+            elif isinstance(step, MultitaskConfig):
+                if step.position != "none":
+                    yield f'{where}.position = "{step.position}" wants the whole log in memory; {way_out}'
+                if watched := sorted(set(step.heads) & set(WATCH_HEADS)):
+                    yield f"{where}.heads: labels of {watched} want the whole log in memory; {way_out}"
+                if step.search != "none":
+                    yield f'{where}.search = "{step.search}" wants all timelines in memory; {way_out}'
+    if features.history.last_n:
+        yield f"{bound}: features.history.last_n wants all timelines in memory; {way_out}"
+    if features.means:
+        yield f'{bound}: statistics of kind "mean" want the whole log in memory; {way_out}'
+    if wide := sorted(set(groups_of(features)) - {"user", ITEM}):
+        yield f"{bound}: statistics by {wide} want the whole log in memory; {way_out}"
+    if samples.keep_negatives < 1:
+        yield f"{bound}: samples.keep_negatives wants the whole log in memory; set it to 1, or memory_gib = 0"
 
 
 def _sources_twice(stages: Stages, part_of: PartOf) -> Iterator[str]:

@@ -29,6 +29,7 @@ from tamis.artifact import (
     publish,
     replace_durably,
     report_file,
+    scratch,
 )
 from tamis.assemble import ProjectConfig, TrainConfig, artifact_name, load_model, part_of, save_model
 from tamis.config import StepConfig, digest
@@ -38,6 +39,7 @@ from tamis.data.split import by_time
 from tamis.errors import ArtifactError, ConfigError, DataError, TamisError
 from tamis.evaluate.offline import evaluate
 from tamis.evaluate.report import Report
+from tamis.features.bounded import Room, prepare_bounded
 from tamis.features.coverage import seldom
 from tamis.features.inputs import Inputs, Journal, no_part
 from tamis.features.lesson import Lesson
@@ -94,21 +96,38 @@ def train(
     choice = choice or Choice()
     if not any(hasattr(part_of(step), "recall") for step in steps_of(config).values()):
         raise ConfigError("funnel.recall.steps: no source, so no page would have an item; wanted one, like popular")
+    if not config.train.memory_gib:
+        return _train(config, (data, bundles), progress, oracle, choice, None)
+    if choice.since > -np.inf:
+        raise ConfigError("--since with train.memory_gib: a part of a log is not learnt from under a bound yet")
+    with scratch(bundles) as folder:
+        room = Room(folder, config.train.memory_gib * 2**30)
+        return _train(config, (data, bundles), progress, oracle, choice, room)
+
+
+def _train(
+    config: ProjectConfig,
+    where: tuple[Path, Path],
+    progress: Progress,
+    oracle: Any,
+    choice: Choice,
+    room: Room | None,
+) -> Trained:
+    data, bundles = where
     dataset = Dataset.open(data)
     split = by_time(dataset, config.split)
     kept = kept_parts(config, bundles, dataset, split, choice.only) if choice.only else None
     seconds: dict[str, float] = {}
     clock = Clock(seconds)
-    inputs = prepare(
-        dataset,
-        Moment(split.valid_since, split.test_since),
-        (config.features, config.samples, config.train.interest_actions),
-        config.state,
-        kept.model.encoder if kept else None,
-        progress,
-    )
+    moment = Moment(split.valid_since, split.test_since)
+    configs = (config.features, config.samples, config.train.interest_actions)
+    encoder = kept.model.encoder if kept else None
+    if room:
+        inputs = prepare_bounded(dataset, moment, configs, (config.state, room), encoder, progress)
+    else:
+        inputs = prepare(dataset, moment, configs, config.state, encoder, progress)
     inputs = since(inputs, choice.since) if choice.since > -np.inf else inputs
-    if not len(inputs.events):
+    if not (len(inputs.events) or len(inputs.train)):
         wanted = "choose an earlier --since" if choice.since > -np.inf else "import more, or lower split.test_days"
         raise DataError(f"{data}: no events to learn from before the held-out days begin; {wanted}")
     clock.lap("features")
@@ -202,7 +221,8 @@ def fit_parts(
             continue
         inputs.progress(artifact, 0, 1)
         at_hand = partial(_part, stage, writer.path, dict(beside))
-        journal = Journal(writer.checkpoint(artifact), config.train.checkpoint_minutes * 60, config.train.log_steps)
+        pauses = config.train.checkpoint_minutes * 60, config.train.log_steps
+        journal = Journal(writer.checkpoint(artifact), *pauses, inputs.journal.pieces)
         last = earlier.of(artifact) if earlier else None
         teacher = _teacher(config, writer) if getattr(step, "distill", 0.0) else None
         own = replace(inputs, earlier=last, journal=journal, part=at_hand, teacher=teacher)

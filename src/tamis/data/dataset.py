@@ -16,9 +16,10 @@ by column, the last value that is not null. So an attribute can be changed or ad
 whose type differs between imports has the wider type for all: truth value, whole number, number, text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from tamis.artifact import Format
 from tamis.config import Config
 from tamis.data.ids import Ids
+from tamis.data.on_disk import OnDisk
 from tamis.data.tables import SCHEMAS, TABLES
 from tamis.errors import DataError
 
@@ -73,6 +75,34 @@ class Events:
     def take(self, rows: NDArray[Any]) -> "Events":
         """The given rows (positions or a mask)."""
         return Events(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    def pieces(self) -> Iterator["Events"]:
+        """Them all, window by window where they lie on disk, else at once."""
+        user: Any = self.user
+        ends = user.windows.tolist() if isinstance(user, OnDisk) else [0, len(self)]
+        for begin, end in pairwise(ends):
+            yield Events(*(getattr(self, name)[begin:end] for name in self.__slots__))
+
+    @staticmethod
+    def joined(pieces: Sequence[Mapping[str, NDArray[Any]]]) -> "Events":
+        """Pieces of columns (`Dataset.pieces`) as one, sorted by time, ties in the order of the pieces."""
+        none = {name: np.empty(0, kind) for name, kind in _KINDS.items()}
+        columns = {name: np.concatenate([piece[name] for piece in pieces or (none,)]) for name in _KINDS}
+        if len(columns["time"]) and np.any(columns["time"][1:] < columns["time"][:-1]):
+            order = np.argsort(columns["time"], kind="stable")
+            columns = {name: column[order] for name, column in columns.items()}
+        return Events(**columns)
+
+
+_KINDS: Final = {
+    "user": np.int32,
+    "item": np.int32,
+    "action": np.uint8,
+    "value": np.float32,
+    "time": np.float64,
+    "request": np.int64,
+    "position": np.int16,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +239,24 @@ class Dataset:
         if not frame["time"].is_sorted():
             frame = frame.sort("time", maintain_order=True)
         return Events(*(frame[name].to_numpy() for name in Events.__slots__))
+
+    def pieces(
+        self, names: Sequence[str], since: float | None = None, until: float | None = None, *, rows: int
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """Columns of the events with since ≤ time < until, at most `rows` stored ones at a time; "time" is among them.
+
+        Day by day, within a day import by import, so sorted by time only inside of a piece.
+        """
+        low, high = _bounds(since, until)
+        columns = list(dict.fromkeys([*names, "time"]))
+        for part in self._parts("events", since, until):
+            whole = low <= part.first and part.last < high
+            for start in range(0, part.rows, rows):
+                frame = self._scan([part]).slice(start, rows).select(columns).collect()
+                if not whole:
+                    frame = frame.filter(pl.col("time") >= low, pl.col("time") < high)
+                if frame.height:
+                    yield {name: frame[name].to_numpy() for name in columns}
 
     def requests(self, since: float | None = None, until: float | None = None) -> Requests:
         """Requests with since ≤ time < until, sorted by number."""

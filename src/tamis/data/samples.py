@@ -5,7 +5,7 @@ request holds the slice of it that ends *before* the request's own time, so that
 features and nothing is copied.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from tamis.data.attribution import (
 )
 from tamis.data.dataset import Events, Requests
 from tamis.data.negatives import Popularity, draw_negatives
+from tamis.data.on_disk import OnDisk
 from tamis.types import ACTION_CODE, ACTIONS, Action
 
 
@@ -90,6 +91,7 @@ class Timeline:
         return np.where(users < 0, 0, self.starts[np.clip(users, 0, len(self.starts) - 1)])
 
 
+_PER_REQUEST: Final = ("user", "time", "scene", "context", "history_start", "history_end")
 _NOBODY: Final = (np.empty(0, np.int32), np.empty(0, np.int32))
 
 
@@ -144,6 +146,31 @@ class Samples:
     def __len__(self) -> int:
         return len(self.user)
 
+    def label_pieces(self) -> Iterator[Mapping[str, NDArray[np.float32]]]:
+        """The labels, piece by piece where they lie on disk, else all at once."""
+        labels: Mapping[str, Any] = self.labels
+        if not labels or not all(isinstance(label, OnDisk) for label in labels.values()):
+            yield self.labels
+            return
+        for pieces in zip(*(label.pieces() for label in labels.values()), strict=True):
+            yield dict(zip(labels, pieces, strict=True))
+
+    def take(self, requests: NDArray[np.int64]) -> "Samples":
+        """The requests at the given places, ascending, with their rows."""
+        counts = np.diff(self.first)
+        chosen = np.zeros(len(self), np.bool_)
+        chosen[requests] = True
+        rows = np.repeat(chosen, counts)
+        return replace(
+            self,
+            **{name: getattr(self, name)[requests] for name in _PER_REQUEST},
+            first=np.append(0, np.cumsum(counts[requests])),
+            item=self.item[rows],
+            position=self.position[rows],
+            labels={name: label[rows] for name, label in self.labels.items()},
+            log_odds=None if self.log_odds is None else self.log_odds[rows],
+        )
+
     def since(self, moment: float) -> "Samples":
         """The requests from a moment on, with their rows. Requests are in the order of time.
 
@@ -152,10 +179,9 @@ class Samples:
         begin = int(np.searchsorted(self.time, moment))
         row = int(self.first[begin])
         owner = np.repeat(self.user[:begin], np.diff(self.first[: begin + 1]))
-        per_request = ("user", "time", "scene", "context", "history_start", "history_end")
         return replace(
             self,
-            **{name: getattr(self, name)[begin:] for name in per_request},
+            **{name: getattr(self, name)[begin:] for name in _PER_REQUEST},
             first=self.first[begin:] - row,
             item=self.item[row:],
             position=self.position[row:],

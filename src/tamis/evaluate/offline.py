@@ -63,7 +63,7 @@ def evaluate(
     """
     config = model.config
     check_unseen(model, split)
-    past = Past.of(model, dataset, split.test_until)
+    past = Past.of(model, dataset, split.test_until, split.test_since)
     wanted = relevant_items(past, split.test_since, config.evaluate.positive)
     users = drawn_users(sorted(wanted), config.evaluate.most_users, config.train.seed)
     pages = _Pages(past, oracle)

@@ -15,6 +15,7 @@ from tamis.data.samples import Log, Samples, Timeline, build_samples, rating_sam
 from tamis.data.split import Split
 from tamis.types import ACTIONS, Action, Catalog, Exact, History, Query
 
+_EVENT_BYTES = 150  # of one event, with all that is made of it
 NEWEST = 2000  # as many as the live catalogue keeps
 
 
@@ -37,9 +38,19 @@ class Past:
     newest: NDArray[np.int64]  # items by publish time, newest first
 
     @staticmethod
-    def of(model: Model, dataset: Dataset, until: float) -> "Past":
-        """The log before `until`, as the bundle sees it."""
-        events = dataset.events(until=until)
+    def of(model: Model, dataset: Dataset, until: float, since: float | None = None) -> "Past":
+        """The log before `until`, as the bundle sees it.
+
+        since: the begin of the held-out days. With it, under a bound (`train.memory_gib`), there are only the events of
+        some users who did something from then on, drawn by the seed, as many as there is room for.
+        """
+        room = model.config.train.memory_gib * 2**30
+        some = room and since is not None
+        events = (
+            _of_some(dataset, (since or 0.0, until), room, model.config.train.seed)
+            if some
+            else dataset.events(until=until)
+        )
         numbers = model.item_ids.numbers_of_keys(np.asarray(dataset.item_ids.keys))
         numbers = np.where(numbers >= 0, numbers, len(model.catalog) + np.arange(len(numbers)))
         events = replace(events, item=numbers[events.item].astype(np.int32))
@@ -59,7 +70,8 @@ class Past:
 
     def samples(self, split: Split) -> Samples:
         """The logged requests of the held-out days, as training would see them; rows may hold unknown items."""
-        events, requests = self.events, self.dataset.requests(until=split.test_until)
+        since = split.test_since - DAY_SECONDS if self.model.config.train.memory_gib else None
+        events, requests = self.events, self.dataset.requests(since, split.test_until)
         held_out = events.take(np.flatnonzero(events.time >= split.test_since))
         place = places_of(requests, held_out.request)
         known = np.flatnonzero(place >= 0)
@@ -136,3 +148,22 @@ class Past:
         items = self.by_user.item[before][kept].astype(np.int64)
         known = np.where(items < len(self.model.catalog), items, -1)
         return History(known, action[kept], self.by_user.time[before][kept])
+
+
+def _of_some(dataset: Dataset, days: tuple[float, float], room: float, seed: int) -> Events:
+    """All events before the days end of some users with events in them, as many as a quarter of `room` holds."""
+    since, until = days
+    piece = max(1, int(room / 16 / _EVENT_BYTES))
+    counts, late = np.zeros(len(dataset.users), np.int64), np.zeros(len(dataset.users), np.bool_)
+    for events in dataset.pieces(("user",), until=until, rows=piece):
+        counts += np.bincount(events["user"], minlength=len(counts))
+        late[events["user"][events["time"] >= since]] = True
+    drawn = np.random.default_rng(seed).permutation(np.flatnonzero(late))
+    fit = np.cumsum(counts[drawn]) * _EVENT_BYTES <= room / 4
+    chosen = np.zeros(len(counts), np.bool_)
+    chosen[drawn[: max(1, int(fit.sum()))]] = True
+    kept = []
+    for events in dataset.pieces(Events.__slots__, until=until, rows=piece):
+        rows = chosen[events["user"]]
+        kept.append({name: column[rows] for name, column in events.items()})
+    return Events.joined(kept)

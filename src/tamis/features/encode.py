@@ -34,7 +34,7 @@ from tamis.features.spec import (
     Vector,
     Weekday,
 )
-from tamis.features.statistics import Counts, Statistics
+from tamis.features.statistics import Counts, EventCounts
 from tamis.types import Features, item_key
 
 KEYWORDS: Final = 8  # of an item that lists of items by keyword know
@@ -85,7 +85,7 @@ class Encoder:
         return self.learnt.layout
 
     @classmethod
-    def fit(cls, config: FeaturesConfig, raw: Mapping[str, Raw], users: Statistics, items: Statistics) -> Self:
+    def fit(cls, config: FeaturesConfig, raw: Mapping[str, Raw], users: EventCounts, items: EventCounts) -> Self:
         """From raw columns of the training period and the event counts of users and items.
 
         raw: "user", "item" → columns of those that were there; "context" → columns of requests plus "scene".
@@ -294,7 +294,7 @@ def vectors(values: Sequence[Any], width: int) -> NDArray[np.float32]:
     return np.nan_to_num(out, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _known_ids(features: Mapping[str, FeatureConfig], statistics: Statistics) -> NDArray[np.bool_]:
+def _known_ids(features: Mapping[str, FeatureConfig], statistics: EventCounts) -> NDArray[np.bool_]:
     """[entities] True where the entity has enough events for a code of its own; all False without an `id` feature."""
     least = [feature.min_count for feature in features.values() if isinstance(feature, Id)]
     if not least or not statistics.entities:

@@ -23,7 +23,7 @@ from tamis.features.layout import Layout
 from tamis.features.lesson import Lesson
 from tamis.features.pairs import Pairs, values_at
 from tamis.features.search import Past, Search, find, last_n
-from tamis.features.statistics import Statistics, refresh_time
+from tamis.features.statistics import EventCounts, refresh_time
 from tamis.types import ACTION_CODE, ACTIONS, Catalog, Features, Progress, silent
 
 
@@ -45,15 +45,17 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What a training of a part notes of its course.
+    """What a training of a part notes of its course, and in which pieces it reads.
 
     checkpoint: the file from which it goes on after a crash; None = it keeps none.   seconds: between two writings.
-    steps: between two lines of the log.
+    steps: between two lines of the log.   pieces: [p + 1] the training requests at which pieces begin that are read one
+    after the other, the number of requests last; None = they are in memory.
     """
 
     checkpoint: Path | None = None
     seconds: float = 300.0
     steps: int = 500
+    pieces: NDArray[np.int64] | None = None
 
 
 NO_JOURNAL: Final = Journal()
@@ -74,6 +76,10 @@ class Inputs:
     part: name of a step that stands before in the same stage → its finished part, for channels made of other channels.
     teacher: what the ranker of this training says of samples; None for parts that are fitted before it.
     reach: how far back histories go, for parts that make samples of their own; None = to the first event.
+    first_seen: [items] when each item's first event was, inf = never; None = as `events` say.
+
+    Under a bound of memory (`features.bounded`) `events` are those of `interest_actions` alone, and they, `train` and
+    its sides lie on disk.
     """
 
     encoder: Encoder
@@ -83,8 +89,8 @@ class Inputs:
     until: float
     train: Samples
     valid: Samples
-    user_statistics: Statistics
-    item_statistics: Statistics
+    user_statistics: EventCounts
+    item_statistics: EventCounts
     interest_actions: tuple[str, ...] = ("click", "like", "collect", "share")
     progress: Progress = silent
     user_keys: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
@@ -94,6 +100,7 @@ class Inputs:
     part: Callable[[str], Any] = no_part
     teacher: Callable[["Inputs", Samples], Lesson] | None = None
     reach: Reach | None = None
+    first_seen: NDArray[np.float64] | None = None
     _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
     _kinds: dict[tuple[int, int], tuple[Timeline, NDArray[np.int32]]] = field(default_factory=dict)
 
@@ -108,10 +115,13 @@ class Inputs:
         """
         shape = (len(self.users.codes), len(self.catalog))
         codes = [ACTION_CODE[name] for name in self.interest_actions]
-        chosen = np.isin(self.events.action, codes)
-        pair = self.events.user[chosen].astype(np.int64) * shape[1] + self.events.item[chosen]
-        kinds = np.sort(pair * len(ACTIONS) + self.events.action[chosen])
-        pairs = kinds[np.diff(kinds, prepend=-1) > 0] // len(ACTIONS)  # each kind once; ascending, so row by row
+        kinds = np.empty(0, np.int64)
+        for events in self.events.pieces():
+            chosen = np.isin(events.action, codes)
+            pair = events.user[chosen].astype(np.int64) * shape[1] + events.item[chosen]
+            kinds = np.sort(np.append(kinds, pair * len(ACTIONS) + events.action[chosen]))
+            kinds = kinds[np.diff(kinds, prepend=-1) > 0]  # each once
+        pairs = kinds // len(ACTIONS)  # ascending, so row by row
         firsts = np.flatnonzero(np.diff(pairs, prepend=-1))
         points = np.diff(firsts, append=len(pairs)).astype(np.float32)
         users, items = np.divmod(pairs[firsts], shape[1])
@@ -121,6 +131,8 @@ class Inputs:
     def since(self) -> NDArray[np.float64]:
         """[i] when each item came to be there, as far as the training period knows; see `there_since`."""
         published = self.catalog.column("publish_time", np.arange(len(self.catalog)))
+        if self.first_seen is not None:
+            return np.asarray(np.fmin(published, self.first_seen))
         return there_since(self.events, published)
 
     @property
@@ -240,11 +252,11 @@ def _count_candidates(
 def _histories(inputs: Inputs, samples: Samples, requests: NDArray[np.int64]) -> NDArray[np.int32]:
     """[r, length, codes] of the last entries before each request, newest first."""
     layout, timeline = inputs.layout, samples.timeline
-    at = samples.history_end[requests, None] - 1 - np.arange(layout.history_length)
-    there = at >= samples.history_start[requests, None]
+    at = samples.history_end[requests][:, None] - 1 - np.arange(layout.history_length)
+    there = at >= samples.history_start[requests][:, None]
     at = at[there]
     out = np.zeros((len(requests), layout.history_length, layout.history_codes), np.int32)
-    now = np.broadcast_to(samples.time[requests, None], there.shape)[there]
+    now = np.broadcast_to(samples.time[requests][:, None], there.shape)[there]
     codes = inputs.catalog.column("codes", timeline.item[at])
     out[there] = history_codes(layout, codes, timeline.action[at], now - timeline.time[at])
     return out

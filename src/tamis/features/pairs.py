@@ -13,7 +13,7 @@ from tamis.data.dataset import Events, Requests
 from tamis.features.encode import Encoder
 from tamis.features.groups import ITEM, Group, key_of
 from tamis.features.spec import Hour, Weekday
-from tamis.features.statistics import VALUED, Statistics
+from tamis.features.statistics import VALUED, EventCounts, Statistics
 from tamis.types import ACTIONS, Catalog, Features
 
 
@@ -25,7 +25,7 @@ class Pairs:
     ascending; a pair's place is its number.   Both None: one of the keys is always 0, and the other is the number.
     """
 
-    statistics: Statistics
+    statistics: EventCounts
     requests: NDArray[np.int64] | None = None
     pairs: NDArray[np.int64] | None = None
 

@@ -18,7 +18,7 @@ from tamis.features.groups import ITEM
 from tamis.features.inputs import Inputs
 from tamis.features.pairs import pairs_of
 from tamis.features.spec import FeaturesConfig
-from tamis.features.statistics import Statistics
+from tamis.features.statistics import EventCounts, Statistics
 from tamis.state.settings import StateConfig
 from tamis.types import ACTION_CODE, Catalog, Progress, silent
 
@@ -59,7 +59,7 @@ def prepare(
     if encoder is None:
         known = {"user": np.bincount(events.user, minlength=users) > 0}
         known["item"] = there_since(events, numbers(raw["item"]["publish_time"])) < moment.until
-        there = {side: _rows(raw[side], mask) for side, mask in known.items()}
+        there = {side: rows_of(raw[side], mask) for side, mask in known.items()}
         context = {**columns_of(requests.context), "scene": list(requests.scene)}
         encoder = Encoder.fit(features, {**there, "context": context}, user_statistics, item_statistics)
     progress("features", 1, 4)
@@ -100,7 +100,7 @@ def _reach(events: Events, users: int, history: Sequence[int], state: StateConfi
 
 
 def catalog_of(
-    encoder: Encoder, dataset: Dataset, raw: Mapping[str, Sequence[Any]], statistics: Statistics, until: float
+    encoder: Encoder, dataset: Dataset, raw: Mapping[str, Sequence[Any]], statistics: EventCounts, until: float
 ) -> Catalog:
     """The catalogue with item statistics as of `until`; row = item number of the data set."""
     every = np.arange(len(dataset.items))
@@ -117,6 +117,6 @@ def columns_of(frame: pl.DataFrame) -> dict[str, list[Any]]:
     return frame.to_dict(as_series=False)
 
 
-def _rows(raw: Mapping[str, Sequence[Any]], mask: NDArray[np.bool_]) -> dict[str, Sequence[Any]]:
+def rows_of(raw: Mapping[str, Sequence[Any]], mask: NDArray[np.bool_]) -> dict[str, Sequence[Any]]:
     """The rows of raw columns that the mask says."""
     return {name: list(compress(values, mask)) for name, values in raw.items()}

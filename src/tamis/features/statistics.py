@@ -7,7 +7,7 @@ class gives the training rows, the evaluator's rows and the server's snapshot.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,27 @@ _MOST: Final = 1e9  # a value beyond counts as that
 
 Counts = Mapping[float, NDArray[np.float32]]
 """Window in hours (0 = all so far) → [n, len(ACTIONS)] events; with values [n, 3 · len(ACTIONS)], see `SUMS`."""
+
+
+class EventCounts(Protocol):
+    """How often things happened before a moment; see `Statistics` for the meaning of each."""
+
+    @property
+    def entities(self) -> int: ...
+
+    def counts(
+        self,
+        entity: NDArray[Any],
+        time: NDArray[np.float64] | float,
+        actions: Sequence[int] = ...,
+        windows: Sequence[float] = ...,
+    ) -> Counts: ...
+
+    def before(
+        self, entity: NDArray[Any], time: NDArray[np.float64] | float, actions: Sequence[int] = ...
+    ) -> NDArray[np.float32]: ...
+
+    def totals(self) -> dict[int, int]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,8 +113,13 @@ def loss(logits: Tensor, targets: Targets) -> Tensor:
 
 def starts(heads: HeadPlan, samples: Samples) -> list[float]:
     """Each head's log-odds over the training rows that it learns from: where its bias should begin."""
-    targets = heads.targets({name: torch.from_numpy(np.array(label)) for name, label in samples.labels.items()})
-    weight = targets.weights.double()
-    rate = (targets.labels.double() * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+    learnt = torch.zeros(len(heads.heads), dtype=torch.float64)
+    weighed = torch.zeros_like(learnt)
+    for labels in samples.label_pieces():
+        targets = heads.targets({name: torch.from_numpy(np.array(label)) for name, label in labels.items()})
+        weight = targets.weights.double()
+        learnt += (targets.labels.double() * weight).sum(1)
+        weighed += weight.sum(1)
+    rate = learnt / weighed.clamp(min=1e-9)
     logits: list[float] = torch.logit(rate.clamp(1e-4, 1.0 - 1e-4)).tolist()
     return logits

@@ -32,17 +32,22 @@ def unlearnable(heads: Sequence[str], samples: Samples) -> dict[str, str]:
 
     Raises DataError for a label outside its range; see `check_labels`.
     """
+    known, positive = dict.fromkeys(heads, 0), dict.fromkeys(heads, 0)
+    for labels in samples.label_pieces():
+        for head in set(heads) & set(labels):
+            known[head] += int((~np.isnan(labels[head])).sum())
+            positive[head] += int((labels[head] > 0).sum())
     reasons = {}
     for head in heads:
-        label = samples.labels.get(head)
-        if label is None and head in WATCH_HEADS:
+        rows = len(samples.labels.get(head, ()))
+        if head not in samples.labels and head in WATCH_HEADS:
             reasons[head] = "no row was played that is of an item with a duration"
-        elif label is None or not len(label):
+        elif not rows:
             reasons[head] = f"no label; the rows have {sorted(samples.labels)}"
-        elif not (label > 0).any():
-            reasons[head] = f"no row of {len(label)} has it"
-        elif head not in AMOUNTS and (label[~np.isnan(label)] > 0).all():
-            reasons[head] = f"every row of {int((~np.isnan(label)).sum())} has it"
+        elif not positive[head]:
+            reasons[head] = f"no row of {rows} has it"
+        elif head not in AMOUNTS and positive[head] == known[head]:
+            reasons[head] = f"every row of {known[head]} has it"
     check_labels(heads, samples)
     return reasons
 
@@ -52,21 +57,28 @@ def check_labels(heads: Sequence[str], samples: Samples) -> None:
 
     That is: seconds that are negative or not finite; shares outside [0, 1]; any other label that is neither 0 nor 1.
     """
-    for head in heads:
-        label = samples.labels.get(head)
-        if label is None:
-            continue
-        if head == PLAY:
-            good, wanted = np.isfinite(label) & (label >= 0), "seconds of at least 0"
-        elif head in AMOUNTS:
-            good, wanted = ((label >= 0) & (label <= 1)) | np.isnan(label), "a share from 0 to 1"
-        else:
-            good, wanted = (label == 0) | (label == 1), "0 or 1"
-            if head in WATCH_HEADS:
-                good |= np.isnan(label)
-        if not good.all():
-            row = int(np.argmin(good))
-            raise DataError(f"label of head {head!r}, row {row} of {len(label)}: {label[row]:g}, wanted {wanted}")
+    before = dict.fromkeys(heads, 0)
+    for labels in samples.label_pieces():
+        for head in heads:
+            label = labels.get(head)
+            if label is None:
+                continue
+            good, wanted = _in_range(head, label)
+            if not good.all():
+                row = int(np.argmin(good))
+                where = f"row {before[head] + row} of {len(samples.labels[head])}"
+                raise DataError(f"label of head {head!r}, {where}: {label[row]:g}, wanted {wanted}")
+            before[head] += len(label)
+
+
+def _in_range(head: str, label: NDArray[np.float32]) -> tuple[NDArray[np.bool_], str]:
+    """[n] True for a label that may be, and what that is."""
+    if head == PLAY:
+        return np.isfinite(label) & (label >= 0), "seconds of at least 0"
+    if head in AMOUNTS:
+        return ((label >= 0) & (label <= 1)) | np.isnan(label), "a share from 0 to 1"
+    good = (label == 0) | (label == 1)
+    return good | np.isnan(label) if head in WATCH_HEADS else good, "0 or 1"
 
 
 def taught(head: str, per_click: Sequence[str] | frozenset[str], samples: Samples) -> NDArray[np.bool_]:
@@ -83,15 +95,20 @@ def per_click_heads(mode: str, heads: Sequence[str], samples: Samples) -> tuple[
     click (an autoplay feed) is a rate per impression and learns from every row. A head with no unclicked positive but
     all clicked rows positive teaches nothing per click and stays per impression.
     """
-    click = samples.labels.get("click")
-    if mode == "never" or click is None or not (click > 0).any():
+    if mode == "never" or "click" not in samples.labels:
         return ()
-    clicked = click > 0
+    after = [head for head in heads if head in AFTER_CLICK]
+    clicks, positives, clicked = 0, dict.fromkeys(after, 0), dict.fromkeys(after, 0)
+    for labels in samples.label_pieces():
+        click = labels["click"] > 0
+        clicks += int(click.sum())
+        for head in after:
+            positive = labels[head] > 0
+            positives[head] += int(positive.sum())
+            clicked[head] += int((positive & click).sum())
     chosen = []
-    for head in heads:
-        if head in AFTER_CLICK:
-            positive = samples.labels[head] > 0
-            gated = mode == "always" or clicked[positive].mean() >= GATED_SHARE
-            if gated and positive[clicked].any() and not positive[clicked].all():
-                chosen.append(head)
+    for head in after:
+        gated = mode == "always" or clicked[head] / max(1, positives[head]) >= GATED_SHARE
+        if gated and 0 < clicked[head] < clicks:
+            chosen.append(head)
     return tuple(chosen)

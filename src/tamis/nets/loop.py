@@ -3,9 +3,10 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -73,7 +74,8 @@ def train(net: nn.Module, problem: Problem[B], plan: TrainingPlan, seed: int) ->
         while total and course.place.epoch < plan.epochs and not course.ended:
             random = None if plan.in_order else np.random.default_rng((seed, course.place.epoch))
             net.train()
-            loss = course.epoch(cut(problem.rows, plan.batch_size, random), total)
+            batches = in_pieces(problem.rows, plan.batch_size, random, problem.journal.pieces)
+            loss = course.epoch(batches, total)
             net.eval()
             with torch.no_grad():
                 _check_finite(net, loss, f"{problem.name}: after {course.place.done} of {total} rows")
@@ -104,10 +106,10 @@ class _Course(Generic[B]):
         place, patience = self.place, self.plan.patience
         return bool(patience) and bool(place.scores) and len(place.scores) - 1 - place.best >= patience
 
-    def epoch(self, batches: list[NDArray[np.int64]], total: int) -> Tensor:
+    def epoch(self, batches: Iterator[NDArray[np.int64]], total: int) -> Tensor:
         """Does the batches of an epoch from where it stands; → the loss of the last one."""
         loss, since, rows_since = torch.zeros(()), time.perf_counter(), 0
-        for batch, rows, streams in _fetched(self.problem, batches[self.place.batch :], self.plan.prefetch):
+        for batch, rows, streams in _fetched(self.problem, islice(batches, self.place.batch, None), self.plan.prefetch):
             self._note(streams)
             share = 1.0 - (1.0 - self.plan.decay_to) * self.place.done / total
             loss = self._step(batch, share)
@@ -175,8 +177,25 @@ def cut(rows: NDArray[np.int64], batch_size: int, random: np.random.Generator | 
     return [np.sort(piece) for piece in pieces if len(piece)]
 
 
+def in_pieces(
+    rows: NDArray[np.int64], batch_size: int, random: np.random.Generator | None, pieces: NDArray[np.int64] | None
+) -> Iterator[NDArray[np.int64]]:
+    """`cut` of each of the pieces in turn, these in random order too; no batch is of two of them.
+
+    pieces: [p + 1] the requests at which they begin, the number of requests last; None = all are one piece.
+    """
+    if pieces is None:
+        yield from cut(rows, batch_size, random)
+        return
+    every = np.arange(len(pieces) - 1)
+    for piece in (every if random is None else random.permutation(every)).tolist():
+        begin, end = pieces[piece : piece + 2].tolist()
+        for batch in cut(rows[begin:end], batch_size, random):
+            yield begin + batch
+
+
 def _fetched(
-    problem: Problem[B], batches: list[NDArray[np.int64]], ahead: bool
+    problem: Problem[B], batches: Iterator[NDArray[np.int64]], ahead: bool
 ) -> Iterator[tuple[B, int, tuple[dict[str, Any], ...]]]:
     """Each batch with its number of rows, the next one being gathered while this one is used.
 
@@ -191,12 +210,15 @@ def _fetched(
         yield from map(made, batches)
         return
     with ThreadPoolExecutor(1) as worker:
-        waiting = worker.submit(made, batches[0]) if batches else None
-        for following in (*batches[1:], None):
-            if waiting is None:
-                return
+
+        def begun() -> Future[tuple[B, int, tuple[dict[str, Any], ...]]] | None:
+            following = next(batches, None)
+            return None if following is None else worker.submit(made, following)
+
+        waiting = begun()
+        while waiting is not None:
             batch = waiting.result()
-            waiting = None if following is None else worker.submit(made, following)
+            waiting = begun()
             yield batch
 
 

@@ -36,11 +36,13 @@ class Popular:
     @classmethod
     def fit(cls, config: PopularConfig, inputs: Inputs, seed: int) -> Self:
         """weight(i) = Σ over the interest actions on i of 2^(−age / half-life); ties by the lower item number."""
-        events = inputs.events
-        chosen = np.isin(events.action, [ACTION_CODE[name] for name in inputs.interest_actions]) & (events.item >= 0)
-        age_days = (inputs.until - events.time[chosen]) / DAY_SECONDS
-        decay = np.exp2(-age_days / config.half_life_days) if config.half_life_days else None
-        weights = np.bincount(events.item[chosen], decay, len(inputs.catalog)).astype(np.float64)
+        actions = [ACTION_CODE[name] for name in inputs.interest_actions]
+        weights = np.zeros(len(inputs.catalog))
+        for events in inputs.events.pieces():
+            chosen = np.isin(events.action, actions) & (events.item >= 0)
+            age_days = (inputs.until - events.time[chosen]) / DAY_SECONDS
+            decay = np.exp2(-age_days / config.half_life_days) if config.half_life_days else None
+            weights += np.bincount(events.item[chosen], decay, len(inputs.catalog))
         order = np.argsort(-weights, kind="stable")[: int((weights > 0).sum())]
         return cls(config, order.astype(np.int64), weights[order])
 

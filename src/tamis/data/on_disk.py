@@ -1,0 +1,135 @@
+"""Arrays in files that are larger than the memory they may take: read where they are asked, never mapped.
+
+A mapped file counts in an address space with all its pages, so nothing is mapped: rows are read into fresh arrays.
+"""
+
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.errors import DataError
+
+
+class OnDisk:
+    """An array [n, …] in a file. What is taken of it is an ordinary array.
+
+    windows: [w + 1] rows at which windows begin, n last. A window is read as a whole and held until rows of another
+    one are asked for, which suits readers who stay in one for long. Without windows only the rows asked for are read.
+    """
+
+    def __init__(
+        self, path: Path, kind: tuple[np.dtype[Any], tuple[int, ...]], windows: Sequence[int] | NDArray[np.int64] = ()
+    ) -> None:
+        """kind: type and shape."""
+        self.path, (self.dtype, self.shape) = path, kind
+        self.windows = np.asarray(windows, np.int64)
+        self._row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)  # whoever holds the array last knows nothing of files
+        self._held: tuple[int, NDArray[Any]] = (-1, np.empty(0, self.dtype))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """All of it: for those that cannot do with less."""
+        return np.asarray(self._read(0, len(self)), dtype)
+
+    def __getitem__(self, rows: Any) -> Any:
+        """The rows of an index, a slice, a mask or an array of places of any shape."""
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            return self._read(start, max(start, stop))[::step]
+        if not isinstance(rows, np.ndarray):
+            return self._read(int(rows), int(rows) + 1)[0]
+        places = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.ravel().astype(np.int64, copy=False)
+        found = self._by_window(places) if len(self.windows) else self._by_run(places)
+        return found if rows.dtype == np.bool_ else found.reshape(*rows.shape, *self.shape[1:])
+
+    def pieces(self) -> Iterator[NDArray[Any]]:
+        """The windows one after the other."""
+        for window in range(len(self.windows) - 1):
+            yield self._window(window)
+
+    def _by_window(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        window = np.searchsorted(self.windows, places, "right") - 1
+        first = int(window[0]) if len(window) else 0
+        if (window == first).all():
+            return np.asarray(self._window(first)[places - self.windows[first]])
+        out = np.empty((len(places), *self.shape[1:]), self.dtype)
+        for number in np.unique(window).tolist():
+            here = window == number
+            out[here] = self._window(number)[places[here] - self.windows[number]]
+        return out
+
+    def _window(self, number: int) -> NDArray[Any]:
+        held, rows = self._held
+        if held != number:
+            self._held = -1, rows[:0].copy()  # two of them are never in memory together
+            del rows
+            begin, end = self.windows[number : number + 2].tolist()
+            rows = self._read(begin, end)
+            self._held = number, rows
+        return rows
+
+    def _by_run(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        """Reads each run of neighbouring places at once."""
+        distinct, back = np.unique(places, return_inverse=True)
+        begins = np.flatnonzero(np.diff(distinct, prepend=-2) > 1)
+        out = np.empty((len(distinct), *self.shape[1:]), self.dtype)
+        for begin, end in pairwise([*begins.tolist(), len(distinct)]):
+            start = int(distinct[begin])
+            out[begin:end] = self._read(start, start + end - begin)
+        return np.asarray(out[back])
+
+    def _read(self, begin: int, end: int) -> NDArray[Any]:
+        out: Any = np.empty((end - begin, *self.shape[1:]), self.dtype)
+        if not out.nbytes:
+            return np.asarray(out)
+        view, at = memoryview(out).cast("B"), begin * self._row_bytes
+        while view.nbytes:
+            count = os.preadv(self._file, [view], at)
+            if not count:
+                raise DataError(f"{self.path}: ends before row {end}; something else has changed it")
+            view, at = view[count:], at + count
+        return np.asarray(out)
+
+
+class Appender:
+    """An array on disk being written, piece by piece."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("wb")
+        self._kind: tuple[np.dtype[Any], tuple[int, ...]] | None = None
+        self.rows = 0
+
+    def append(self, rows: NDArray[Any]) -> Self:
+        """More rows, of the type and width of those before."""
+        rows = np.ascontiguousarray(rows)
+        self._kind = self._kind or (rows.dtype, rows.shape[1:])
+        if self._kind != (rows.dtype, rows.shape[1:]):
+            raise ValueError(f"{self.path}: rows of {rows.dtype} {rows.shape[1:]}, those before are {self._kind}")
+        self._file.write(rows.tobytes())
+        self.rows += len(rows)
+        return self
+
+    def whole(self, bytes_: float) -> list[int]:
+        """One window for all rows if they take at most so many bytes, else none."""
+        dtype, width = self._kind or (np.dtype(np.uint8), ())
+        small = self.rows * dtype.itemsize * int(np.prod(width)) <= bytes_
+        return [0, self.rows] if small and self.rows else []
+
+    def done(self, windows: Sequence[int] | NDArray[np.int64] = ()) -> OnDisk:
+        """The array. Raises ValueError when nothing was appended, not even an empty piece."""
+        self._file.close()
+        if self._kind is None:
+            raise ValueError(f"{self.path}: nothing was written")
+        dtype, width = self._kind
+        return OnDisk(self.path, (dtype, (self.rows, *width)), windows)

@@ -1,0 +1,125 @@
+"""Inputs within a bound of memory are those without one, read piece by piece."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from tamis.assemble import ProjectConfig
+from tamis.config import override
+from tamis.data.on_disk import Appender, OnDisk
+from tamis.data.split import by_time
+from tamis.errors import ConfigError
+from tamis.features.bounded import Room, prepare_bounded
+from tamis.features.inputs import Inputs
+from tamis.features.prepare import Moment, prepare
+from tamis.features.spec import FeaturesConfig
+from tamis.nets.labels import unlearnable
+from tamis.nets.loop import in_pieces
+from tamis.rank.multitask import Multitask, MultitaskConfig
+
+MIB = 2.0**20
+REQUEST = ("user", "time", "history_start", "history_end", "item", "position")
+
+
+def plain(features: FeaturesConfig) -> FeaturesConfig:
+    """Without statistics of pairs."""
+    sides = {
+        side: {
+            name: feature
+            for name, feature in getattr(features, side).items()
+            if not getattr(feature, "by", "") and not getattr(feature, "of", "")
+        }
+        for side in ("user", "item")
+    }
+    return msgspec.structs.replace(features, **sides)
+
+
+@pytest.fixture(scope="module")
+def both(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Inputs, Inputs]:
+    config = tiny.project.config
+    split = by_time(tiny.dataset, config.split)
+    moment = Moment(split.valid_since, split.test_since)
+    configs = (plain(config.features), config.samples, config.train.interest_actions)
+    room = Room(tmp_path_factory.mktemp("room"), 4 * MIB)
+    return (
+        prepare(tiny.dataset, moment, configs, config.state),
+        prepare_bounded(tiny.dataset, moment, configs, (config.state, room)),
+    )
+
+
+def test_samples_sides_and_histories_are_the_same_and_lie_on_disk(both: tuple[Inputs, Inputs]) -> None:
+    whole, bounded = both
+    assert bounded.journal.pieces is not None
+    assert len(bounded.journal.pieces) > 2
+    for name in REQUEST:
+        column: Any = getattr(bounded.train, name)
+        assert isinstance(column, OnDisk)
+        np.testing.assert_array_equal(np.asarray(column), getattr(whole.train, name))
+    assert set(bounded.train.labels) == set(whole.train.labels)
+    for name, label in whole.train.labels.items():
+        np.testing.assert_array_equal(np.asarray(bounded.train.labels[name]), label)
+    requests = np.arange(0, len(whole.train), 3)
+    made, wanted = bounded.batch(bounded.train, requests), whole.batch(whole.train, requests)
+    for name in ("user_codes", "user_dense", "history_codes", "item_codes", "item_dense", "item_dynamic", "row_of"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(wanted, name))
+
+
+def test_interest_catalogue_and_first_events_are_the_same(both: tuple[Inputs, Inputs]) -> None:
+    whole, bounded = both
+    assert (whole.interest() != bounded.interest()).nnz == 0
+    np.testing.assert_array_equal(bounded.since, whole.since)
+    np.testing.assert_array_equal(bounded.catalog.columns["dynamic"][0], whole.catalog.columns["dynamic"][0])
+
+
+def test_a_net_learns_the_same_from_disk_as_from_memory_in_the_same_order(both: tuple[Inputs, Inputs]) -> None:
+    whole, bounded = both
+    config = MultitaskConfig(heads=("click", "play"), epochs=1, expert_hidden=(8,), tower_hidden=(), threads=1)
+    nets = []
+    for inputs in (replace(whole, journal=bounded.journal), bounded):
+        part = Multitask.fit(config, inputs, 3)  # one epoch: fewer validation requests cannot choose another one
+        nets.append((part.nets.path / "multitask.onnx").read_bytes())
+    assert nets[0] == nets[1]
+
+
+def test_no_more_than_a_window_is_read_at_once(both: tuple[Inputs, Inputs], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, bounded = both
+    pieces = bounded.journal.pieces
+    assert pieces is not None
+    largest = np.diff(bounded.train.first[pieces]).max()
+    reads: list[int] = []
+    read = OnDisk._read
+    monkeypatch.setattr(
+        OnDisk, "_read", lambda self, begin, end: (reads.append(end - begin), read(self, begin, end))[1]
+    )
+    for requests in in_pieces(np.diff(bounded.train.first), 64, np.random.default_rng(1), pieces):
+        bounded.batch(bounded.train, requests)
+    unlearnable(("click", "like"), bounded.train)
+    assert 0 < max(reads) <= largest < len(bounded.train.item)
+
+
+def test_a_bound_that_is_too_small_says_what_is_wanted(tiny: Any, tmp_path: Path) -> None:
+    config = tiny.project.config
+    configs = (plain(config.features), config.samples, config.train.interest_actions)
+    with pytest.raises(ConfigError, match=r"train\.memory_gib is .* alone want"):
+        prepare_bounded(tiny.dataset, Moment(1e18, 1e18), configs, (config.state, Room(tmp_path, 1024.0)))
+
+
+def test_parts_that_want_the_whole_log_are_named(tiny: Any) -> None:
+    config: ProjectConfig = tiny.project.config
+    with pytest.raises(ConfigError, match=r"memory_gib.*two_tower"):
+        override(config, {"train.memory_gib": 1.0})
+
+
+def test_an_array_on_disk_gives_what_the_array_gives(tmp_path: Path) -> None:
+    rows = np.arange(60, dtype=np.int32).reshape(20, 3)
+    for number, windows in enumerate(([], [0, 7, 20])):
+        array = Appender(tmp_path / str(number)).append(rows[:5]).append(rows[5:]).done(windows)
+        mask = rows[:, 0] % 2 == 0
+        for at in (3, slice(2, 9), slice(None, None, 4), np.array([[9, 0], [19, 9]]), mask, np.empty(0, np.int64)):
+            np.testing.assert_array_equal(array[at], rows[at])
+        np.testing.assert_array_equal(np.asarray(array), rows)
+    assert [len(piece) for piece in array.pieces()] == [7, 13]
