@@ -48,7 +48,7 @@ CONFIG: dict[str, Any] = {
             "click_rate": {"kind": "rate", "action": "click"},
             "click_rate_day": {"kind": "rate", "action": "click", "window_hours": 24},
         },
-        "history": {"actions": ["click", "like", "long_view"], "length": 20},
+        "history": {"actions": ["click", "like", "long_view"], "length": 20, "fields": ["item_id", "author"]},
     },
     "train": {"log_steps": 1000},
     "evaluate": {"most_users": 100, "most_requests": 500},
