@@ -92,6 +92,7 @@ class Timeline:
 
 
 _PER_REQUEST: Final = ("user", "time", "scene", "context", "history_start", "history_end")
+_LABEL_ROWS: Final = 65_536  # at once, of labels on disk: what is made of a label takes many times its memory
 _NOBODY: Final = (np.empty(0, np.int32), np.empty(0, np.int32))
 
 
@@ -153,7 +154,9 @@ class Samples:
             yield self.labels
             return
         for pieces in zip(*(label.pieces() for label in labels.values()), strict=True):
-            yield dict(zip(labels, pieces, strict=True))
+            for start in range(0, len(pieces[0]), _LABEL_ROWS):
+                part = slice(start, start + _LABEL_ROWS)
+                yield {name: piece[part] for name, piece in zip(labels, pieces, strict=True)}
 
     def take(self, requests: NDArray[np.int64]) -> "Samples":
         """The requests at the given places, ascending, with their rows."""
