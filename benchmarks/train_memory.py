@@ -33,6 +33,13 @@ USERS, ITEMS, AUTHORS, DAYS, PAGE = 20_000, 5_000, 500, 16, 20
 EVENT_BYTES = 31  # of one in memory: user, item, action, value, time, request, position
 START = 20_000 * DAY_SECONDS
 SHARES = {"click": 0.06, "like": 0.012, "long_view": 0.02}
+# Allocators keep address space that nobody uses any more: an arena for every thread, what Polars (jemalloc) gave back.
+ALLOCATORS = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+    "POLARS_MAX_THREADS": "1",
+    "_RJEM_MALLOC_CONF": "retain:false,dirty_decay_ms:1000,muzzy_decay_ms:0",
+}
 CONFIG: dict[str, Any] = {
     "features": {
         "user": {
@@ -110,7 +117,8 @@ def main() -> None:
 def child(data: Path, space: int, gib: float) -> dict[str, float]:
     """A training in a process of its own: seconds, peak of resident memory and of address space in bytes."""
     command = [sys.executable, __file__, "--gib", str(gib), "--child", str(data), str(space)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, **ALLOCATORS}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"the training failed: {done.stdout[-2000:]}")
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

@@ -146,6 +146,7 @@ def _train(
                 "began_with": earlier.bundle.name if earlier and choice.warm else "",
             }
         )
+        del inputs, earlier  # what they hold of the log is not needed to judge
         model = load_model(bundle)
         if rare := seldom(model.coverage, config.train.least_coverage):
             log.warning("features that seldom have a value", coverage={name: round(at, 4) for name, at in rare.items()})
