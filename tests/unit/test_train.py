@@ -12,11 +12,12 @@ import polars as pl
 import pytest
 
 from tamis.artifact import Bundle, BundleWriter, current_name, published
-from tamis.assemble import ProjectConfig, TrainConfig, load_model
+from tamis.assemble import BOUNDED, ProjectConfig, TrainConfig, load_model
 from tamis.config import override
 from tamis.data.tables import RawTables
 from tamis.errors import ArtifactError, ConfigError, DataError
 from tamis.project import Project, create, open_project
+from tamis.rank.fuse import FuseConfig
 from tamis.train import Choice, Trained, release, train
 
 
@@ -173,3 +174,34 @@ def test_a_funnel_without_a_source_is_refused_before_the_data_are_read(tmp_path:
     config = override(open_project(tmp_path / "feed").config, {"funnel.recall.steps": {}})
     with pytest.raises(ConfigError, match="no source"):
         train(config, tmp_path / "nothing", tmp_path / "bundles")
+
+
+def test_a_bound_of_memory_goes_the_whole_way_and_leaves_no_working_files(feed: Project, tiny: Any) -> None:
+    config: ProjectConfig = load_model(tiny.trained.bundle).config
+    features, funnel, rank = config.features, config.funnel, config.funnel.rank
+    for side in ("user", "item"):
+        alone = {
+            name: feature
+            for name, feature in getattr(features, side).items()
+            if not getattr(feature, "by", "") and not getattr(feature, "of", "")
+        }
+        features = msgspec.structs.replace(features, **{side: alone})
+    recall = msgspec.structs.replace(
+        funnel.recall, steps={name: step for name, step in funnel.recall.steps.items() if isinstance(step, BOUNDED)}
+    )
+    fuse = FuseConfig(weights={"like": 1.0})
+    rank = msgspec.structs.replace(rank, steps={"heads": rank.steps["heads"], "fuse": fuse}, fallback="")
+    funnel = msgspec.structs.replace(
+        funnel, recall=recall, prerank=msgspec.structs.replace(funnel.prerank, steps={}), rank=rank
+    )
+    bounded = msgspec.structs.replace(config.train, memory_gib=2.0**-8, gate=1.0)
+    config = msgspec.structs.replace(config, features=features, funnel=funnel, train=bounded)
+    left = feed.bundles / ".scratch-0123"  # of a training that was killed
+    left.mkdir()
+    made = train(config, feed.data, feed.bundles)
+    assert made.published
+    assert made.report.users > 0
+    assert 0.5 < made.report.heads["click"]["auc"] <= 1
+    assert not list(feed.bundles.glob(".scratch-*"))
+    with pytest.raises(ConfigError, match="--since"):
+        train(config, feed.data, feed.bundles, choice=Choice(since=1.0))
