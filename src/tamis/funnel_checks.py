@@ -73,27 +73,31 @@ def searches_amiss(stages: Stages, features: FeaturesConfig, timeline_limit: int
 
 def whole_logs(stages: Stages, features: FeaturesConfig, samples: SampleConfig) -> Iterator[str]:
     """Steps and features that want the whole log in memory, where train.memory_gib bounds it."""
-    bound, way_out = "train.memory_gib", "leave it out, or set memory_gib = 0"
+    for wanting in (*_whole_log_steps(stages), *_whole_log_features(features)):
+        yield f"train.memory_gib: {wanting} wants the whole log in memory; leave it out, or set memory_gib = 0"
+    if samples.keep_negatives < 1:
+        yield "train.memory_gib: samples.keep_negatives wants the whole log in memory; set it to 1, or memory_gib = 0"
+
+
+def _whole_log_steps(stages: Stages) -> Iterator[str]:
     for stage_name, stage in stages.items():
         for name, step in stage.steps.items():
-            where = f"{bound}: funnel.{stage_name}.steps.{name}"
+            where = f"funnel.{stage_name}.steps.{name}"
             if not isinstance(step, BOUNDED):
-                yield f"{where} ({step.__struct_config__.tag}) wants the whole log in memory; {way_out}"
+                yield f"{where} ({step.__struct_config__.tag})"
             elif isinstance(step, MultitaskConfig):
-                if step.position != "none":
-                    yield f'{where}.position = "{step.position}" wants the whole log in memory; {way_out}'
-                if watched := sorted(set(step.heads) & set(WATCH_HEADS)):
-                    yield f"{where}.heads: labels of {watched} want the whole log in memory; {way_out}"
-                if step.search != "none":
-                    yield f'{where}.search = "{step.search}" wants all timelines in memory; {way_out}'
+                yield from (f'{where}.heads "{head}"' for head in step.heads if head in WATCH_HEADS)
+                for setting in ("position", "search"):
+                    if (value := getattr(step, setting)) != "none":
+                        yield f'{where}.{setting} = "{value}"'
+
+
+def _whole_log_features(features: FeaturesConfig) -> Iterator[str]:
     if features.history.last_n:
-        yield f"{bound}: features.history.last_n wants all timelines in memory; {way_out}"
+        yield "features.history.last_n"
     if features.means:
-        yield f'{bound}: statistics of kind "mean" want the whole log in memory; {way_out}'
-    if wide := sorted(set(groups_of(features)) - {"user", ITEM}):
-        yield f"{bound}: statistics by {wide} want the whole log in memory; {way_out}"
-    if samples.keep_negatives < 1:
-        yield f"{bound}: samples.keep_negatives wants the whole log in memory; set it to 1, or memory_gib = 0"
+        yield 'a statistic of kind "mean"'
+    yield from (f'the statistic "{group}"' for group in sorted(set(groups_of(features)) - {"user", ITEM}))
 
 
 def _sources_twice(stages: Stages, part_of: PartOf) -> Iterator[str]:

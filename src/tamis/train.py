@@ -222,8 +222,7 @@ def fit_parts(
             continue
         inputs.progress(artifact, 0, 1)
         at_hand = partial(_part, stage, writer.path, dict(beside))
-        pauses = config.train.checkpoint_minutes * 60, config.train.log_steps
-        journal = Journal(writer.checkpoint(artifact), *pauses, inputs.journal.pieces)
+        journal = Journal(writer.checkpoint(artifact), config.train.checkpoint_minutes * 60, config.train.log_steps)
         last = earlier.of(artifact) if earlier else None
         teacher = _teacher(config, writer) if getattr(step, "distill", 0.0) else None
         own = replace(inputs, earlier=last, journal=journal, part=at_hand, teacher=teacher)

@@ -12,10 +12,11 @@ import polars as pl
 import pytest
 
 from tamis.artifact import Bundle, BundleWriter, current_name, published
-from tamis.assemble import BOUNDED, ProjectConfig, TrainConfig, load_model
+from tamis.assemble import ProjectConfig, TrainConfig, load_model
 from tamis.config import override
 from tamis.data.tables import RawTables
 from tamis.errors import ArtifactError, ConfigError, DataError
+from tamis.funnel_checks import BOUNDED
 from tamis.project import Project, create, open_project
 from tamis.rank.fuse import FuseConfig
 from tamis.train import Choice, Trained, release, train

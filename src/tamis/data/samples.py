@@ -172,6 +172,7 @@ class Samples:
             position=self.position[rows],
             labels={name: label[rows] for name, label in self.labels.items()},
             log_odds=None if self.log_odds is None else self.log_odds[rows],
+            spared=None if self.spared is None else self.spared[rows],
         )
 
     def since(self, moment: float) -> "Samples":
@@ -182,17 +183,8 @@ class Samples:
         begin = int(np.searchsorted(self.time, moment))
         row = int(self.first[begin])
         owner = np.repeat(self.user[:begin], np.diff(self.first[: begin + 1]))
-        return replace(
-            self,
-            **{name: getattr(self, name)[begin:] for name in _PER_REQUEST},
-            first=self.first[begin:] - row,
-            item=self.item[row:],
-            position=self.position[row:],
-            labels={name: label[row:] for name, label in self.labels.items()},
-            log_odds=None if self.log_odds is None else self.log_odds[row:],
-            spared=None if self.spared is None else self.spared[row:],
-            before=(np.append(self.before[0], owner), np.append(self.before[1], self.item[:row])),
-        )
+        before = np.append(self.before[0], owner), np.append(self.before[1], self.item[:row])
+        return replace(self.take(np.arange(begin, len(self))), before=before)
 
 
 def thinned(samples: Samples, keep: float) -> Samples:

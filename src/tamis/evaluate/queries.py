@@ -45,12 +45,10 @@ class Past:
         some users who did something from then on, drawn by the seed, as many as there is room for.
         """
         room = model.config.train.memory_gib * 2**30
-        some = room and since is not None
-        events = (
-            _of_some(dataset, (since or 0.0, until), room, model.config.train.seed)
-            if some
-            else dataset.events(until=until)
-        )
+        if room and since is not None:
+            events = _of_some(dataset, (since, until), room, model.config.train.seed)
+        else:
+            events = dataset.events(until=until)
         numbers = model.item_ids.numbers_of_keys(np.asarray(dataset.item_ids.keys))
         numbers = np.where(numbers >= 0, numbers, len(model.catalog) + np.arange(len(numbers)))
         events = replace(events, item=numbers[events.item].astype(np.int32))

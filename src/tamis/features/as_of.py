@@ -5,14 +5,14 @@ needs few moments at a time: the last refresh, the begins of the windows that en
 table that moves on with the reader, so that memory grows with users and items, not with events.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.data.dataset import Dataset
+from tamis.data.dataset import Dataset, Events
 from tamis.features.statistics import Counts, Statistics
 from tamis.types import ACTIONS
 
@@ -47,14 +47,14 @@ class AsOf:
     """The counts of one side at a few moments, and from `begin` on at any; in place of `Statistics`.
 
     tables: moment → [entities, columns] events before it.   column: [len(ACTIONS)] an action's column, −1 = none.
-    begin: one of the moments.   later: the events from `begin` on; None = there are none.
+    begin: one of the moments.   later: the events from `begin` on.
     first: the log's first moment; before it, nothing.   all_of: events by action code.
     """
 
     tables: Mapping[float, NDArray[np.int32]]
     column: NDArray[np.int64]
     begin: float
-    later: Statistics | None
+    later: Statistics
     first: float
     all_of: Mapping[int, int]
 
@@ -96,8 +96,7 @@ class AsOf:
             self._add(moment, np.flatnonzero(known & (times == moment)), entity, codes, out)
         late = np.flatnonzero(known & (times >= self.begin))
         self._add(self.begin, late, entity, codes, out)
-        if self.later is not None and len(late):
-            out[late] += self.later.before(entity[late], times[late], codes)
+        out[late] += self.later.before(entity[late], times[late], codes)
         return out
 
     def _add(
@@ -111,3 +110,27 @@ class AsOf:
         table = self.tables[moment]
         for code in codes:
             out[rows, code] = table[entity[rows], self.column[code]]
+
+
+class Counting:
+    """All that a reader takes along: tables as of the last refresh, of the begin of each window there, and of now."""
+
+    def __init__(
+        self, running: Callable[[], Running], windows: Sequence[float], whole: tuple[float, Mapping[int, int]]
+    ) -> None:
+        """windows: their hours, 0 among them.   whole: `AsOf.first` and `AsOf.all_of`."""
+        self._windows = {hours: running() for hours in windows}
+        self._now, self._whole = running(), whole
+
+    def advance(self, refreshed: float, now: float) -> None:
+        """Moves on to these moments."""
+        for hours, running in self._windows.items():
+            running.advance(refreshed - hours * 3600)
+        self._now.advance(now)
+
+    def as_of(self, side: str, later: Events) -> AsOf:
+        """The counts of a side, "user" or "item", until the next `advance`. later: events from now on."""
+        tables = {each.moment: each.tables[side] for each in (*self._windows.values(), self._now)}
+        now = self._now.tables[side]
+        events = Statistics.of(getattr(later, side), later.action, later.time, len(now))
+        return AsOf(tables, self._now.column, self._now.moment, events, *self._whole)

@@ -17,20 +17,21 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from tamis.data.dataset import DAY_SECONDS, Dataset, Events
 from tamis.data.on_disk import Appender, OnDisk
 from tamis.data.samples import Log, Reach, SampleConfig, Samples, Timeline, build_samples
 from tamis.errors import ConfigError, DataError
-from tamis.features.as_of import AsOf, Running
+from tamis.features.as_of import Counting, Running
 from tamis.features.encode import Encoder
 from tamis.features.fields import numbers
 from tamis.features.groups import groups_of, live_group
-from tamis.features.inputs import Inputs, Journal, Sides
+from tamis.features.inputs import Inputs, Sides
 from tamis.features.prepare import Moment, catalog_of, columns_of, rows_of
 from tamis.features.spec import FeaturesConfig
-from tamis.features.statistics import Statistics, refresh_time
+from tamis.features.statistics import refresh_time
 from tamis.state.settings import StateConfig
 from tamis.types import ACTION_CODE, ACTIONS, Action, Progress, silent
 
@@ -73,12 +74,9 @@ class _Reader:
         self.dataset, self.moment, self.room = dataset, moment, room
         self.features, self.sampling, self.interest = configs
         self.piece = room.rows(1 / 16, 3 * _EVENT)
-        self.counted = {ACTION_CODE[name] for name in self.interest} | {int(Action.IMPRESSION)}
-        self.groups = groups_of(self.features)
-        live = live_group(self.features)
-        for group in (*self.groups.values(), live):
-            self.counted.update(group.actions)
-        self.windows = sorted({hours for group in self.groups.values() for hours in group.windows} | {0.0})
+        groups = [*groups_of(self.features).values(), live_group(self.features)]
+        self.counted = sorted({code for group in groups for code in group.actions})
+        self.windows = sorted({hours for group in groups for hours in group.windows} | {0.0})
         history = [ACTION_CODE[name] for name in self.features.history.actions]
         self.history = np.isin(np.arange(len(ACTIONS)), history)
         self.remembered = np.isin(ACTIONS, state.timeline_actions)
@@ -107,14 +105,13 @@ class _Reader:
         self.minutes = np.array(sorted(minutes.items()), np.int64).reshape(-1, 2)
         self.first = float(self.first_seen.min(initial=np.inf))
         self.all_of = {code: count for code, count in enumerate(self.totals.tolist()) if count}
-        self.counted &= set(self.all_of)
 
     def _check(self) -> None:
         if not self.totals[Action.IMPRESSION]:
             raise DataError(f"{self.dataset.folder}: a log without impressions cannot be learnt from under a bound")
         entities, requests = len(self.by_user) + len(self.first_seen), self.dataset.counts()["requests"]
-        tables = len(self.windows) + 2
-        wanted = 2.0 * (entities * (32 + 4 * len(self.counted) * tables) + requests * 32)
+        numbers_each = (len(self.counted) + len(self.all_of)) * (len(self.windows) + 1)
+        wanted = 2.0 * (entities * (32 + 4 * numbers_each) + requests * 32)
         if wanted > self.room.bytes:
             raise ConfigError(
                 f"train.memory_gib is {self.room.bytes / 2**30:.3g}: {entities:,} users and items and {requests:,} "
@@ -124,10 +121,9 @@ class _Reader:
     def inputs(self, encoder: Encoder | None, progress: Progress) -> Inputs:
         dataset, until = self.dataset, self.moment.until
         progress("features", 0, 3)
-        last = {hours: self._running() for hours in self.windows}
-        for hours, running in last.items():
-            running.advance(until - hours * 3600)
-        counts = {side: self._as_of(side, last, until, None) for side in ("user", "item")}
+        last = self._counting([*self.all_of])  # all of them: events of any kind make an id known
+        last.advance(until, until)
+        counts = {side: last.as_of(side, Events.joined([])) for side in ("user", "item")}
         raw = {"user": columns_of(dataset.users), "item": columns_of(dataset.items)}
         there = np.fmin(numbers(raw["item"]["publish_time"]), self.first_seen)
         if encoder is None:
@@ -168,15 +164,12 @@ class _Reader:
         every = -(-late // room.rows(1 / 8, 3 * row))  # of how many validation requests one is taken
         events = {name: Appender(room.folder / f"events.{name}") for name in _NAMES}
         interest = np.isin(ACTIONS, self.interest)
-        running, now, seen = {hours: self._running() for hours in self.windows}, self._running(), 0
-        edges = self._edges(inputs)
+        counting, seen = self._counting(self.counted), 0
+        edges = self._edges()
         for number, (begin, end) in enumerate(pairwise(edges)):
-            refreshed = self._refreshed(begin)
-            for hours, table in running.items():
-                table.advance(refreshed - hours * 3600)
-            now.advance(begin)
             log = self._events(begin, end)
             inside = log.take((log.time >= begin) & (log.time < end))
+            counting.advance(self._refreshed(begin), begin)
             for name, column in events.items():
                 column.append(getattr(inside, name)[interest[inside.action]])
             samples = self._samples(log, begin if number else -np.inf, end)
@@ -184,8 +177,8 @@ class _Reader:
                 chosen = np.flatnonzero((seen + np.arange(len(samples))) % max(1, every) == 0)
                 seen, samples = seen + len(samples), samples.take(chosen)
             if len(samples):
-                counts = {side: self._as_of(side, running, begin, inside, now) for side in ("user", "item")}
-                at_hand = replace(inputs, user_statistics=counts["user"], item_statistics=counts["item"], _sides={})
+                users, items = (counting.as_of(side, inside) for side in ("user", "item"))
+                at_hand = replace(inputs, user_statistics=users, item_statistics=items, _sides={})
                 shelf = train if end <= self.moment.valid_since else valid
                 shelf.append(samples, at_hand.sides(samples))
             inputs.progress("samples", number + 1, len(edges) - 1)
@@ -193,61 +186,30 @@ class _Reader:
         stored = [train.done(inputs, window), valid.done(inputs, window).in_memory()]
         ends = [*range(0, events["user"].rows, self.piece), events["user"].rows]
         made = Events(**{name: _array(column.done(ends)) for name, column in events.items()})
-        journal = Journal(pieces=stored[0].pieces)
         sides = {id(each.samples): (each.samples, each.sides) for each in stored}
-        return replace(
-            inputs, events=made, train=stored[0].samples, valid=stored[1].samples, journal=journal, _sides=sides
-        )
-
-    def _running(self) -> Running:
-        return Running(self.dataset, sorted(self.counted), self.piece)
-
-    def _as_of(
-        self,
-        side: str,
-        running: Mapping[float, Running],
-        begin: float,
-        inside: Events | None,
-        now: Running | None = None,
-    ) -> AsOf:
-        tables = {each.moment: each.tables[side] for each in running.values()}
-        later = None
-        if now is not None and inside is not None:
-            tables[begin] = now.tables[side]
-            entities = len(now.tables[side])
-            later = Statistics.of(getattr(inside, side), inside.action, inside.time, entities)
-        column = next(iter(running.values())).column
-        return AsOf(tables, column, begin, later, self.first, self.all_of)
+        train_, valid_ = (each.samples for each in stored)
+        return replace(inputs, events=made, train=train_, valid=valid_, pieces=stored[0].pieces, _sides=sides)
 
     def _context(self) -> dict[str, list[Any]]:
         """Raw context of some requests, evenly over time."""
-        count = max(1, self.dataset.counts()["requests"])
+        until, count = self.moment.until, max(1, self.dataset.counts()["requests"])
         width = 1 + len(self.dataset.manifest.columns.get("requests", {}))
         every = -(-count // self.room.rows(1 / 8, 100 * width))
-        out: dict[str, list[Any]] = {"scene": []}
-        rows = 0
-        for day in sorted(
-            {part.first // DAY_SECONDS * DAY_SECONDS for part in self.dataset.manifest.parts["requests"]}
-        ):
-            if day < self.moment.until:
-                some = self.dataset.requests(day, min(day + DAY_SECONDS, self.moment.until))
-                scene, frame = some.scene.gather_every(every), some.context.gather_every(every)
-                out["scene"].extend(scene.to_list())
-                for name, values in columns_of(frame).items():
-                    out.setdefault(name, [None] * rows).extend(values)
-                rows = len(out["scene"])
-                for values in out.values():
-                    values.extend([None] * (rows - len(values)))
-        return out
+        frames = [pl.DataFrame(schema={"scene": pl.String})]
+        for day in sorted({part.first // DAY_SECONDS for part in self.dataset.manifest.parts["requests"]}):
+            begin, end = day * DAY_SECONDS, (day + 1) * DAY_SECONDS
+            if begin < until:
+                some = self.dataset.requests(begin, min(end, until))
+                frames.append(some.context.with_columns(scene=some.scene.cast(pl.String)).gather_every(every))
+        return columns_of(pl.concat(frames, how="diagonal_relaxed"))
 
     def _timelines(self) -> tuple[Timeline, Reach]:
         """Those of histories and of the state, made for as many users at a time as there is room for."""
         files = {name: Appender(self.room.folder / f"timeline.{name}") for name in ("item", "action", "time")}
         times, chosen = (Appender(self.room.folder / f"remembered.{name}") for name in ("time", "chosen"))
-        entries = room_parts(self.acted, self.room.rows(1 / 8, 4 * _EVENT))
         counts, done = np.zeros(len(self.acted), np.int64), 0
         chosen.append(np.zeros(1, np.int64))
-        for first, last in entries:
+        for first, last in _ranges(self.acted, self.room.rows(1 / 8, 4 * _EVENT)):
             pieces = []
             for events in self._pieces(_NAMES, None, self.moment.until):
                 user = events["user"]
@@ -270,11 +232,14 @@ class _Reader:
         remembered = Timeline(none, none, _array(all_times), np.append(0, np.cumsum(self.acted)))
         return timeline, Reach(remembered, _array(chosen.done(chosen.whole(small))), self.limit)
 
+    def _counting(self, actions: Sequence[int]) -> Counting:
+        return Counting(lambda: Running(self.dataset, actions, self.piece), self.windows, (self.first, self.all_of))
+
     def _refreshed(self, begin: float) -> float:
         config = self.features
         return float(refresh_time(np.array([begin]), config.refresh_hours, config.refresh_offset_hours)[0])
 
-    def _edges(self, inputs: Inputs) -> list[float]:
+    def _edges(self) -> list[float]:
         """Where stretches begin, the end of training last: at most so many events in each, none beyond a refresh."""
         most = self.room.rows(1 / 4, _STRETCH_ROW)
         part = (np.cumsum(self.minutes[:, 1]) - 1) // most
@@ -384,7 +349,7 @@ class _Shelf:
         return _Stored(samples, sides, pieces)
 
 
-def room_parts(counts: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
+def _ranges(counts: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
     """Neighbouring entities in ranges of about `most` counts; at least one range."""
     part = np.maximum(np.cumsum(counts) - 1, 0) // most
     cuts = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(counts)]

@@ -45,17 +45,15 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What a training of a part notes of its course, and in which pieces it reads.
+    """What a training of a part notes of its course.
 
     checkpoint: the file from which it goes on after a crash; None = it keeps none.   seconds: between two writings.
-    steps: between two lines of the log.   pieces: [p + 1] the training requests at which pieces begin that are read one
-    after the other, the number of requests last; None = they are in memory.
+    steps: between two lines of the log.
     """
 
     checkpoint: Path | None = None
     seconds: float = 300.0
     steps: int = 500
-    pieces: NDArray[np.int64] | None = None
 
 
 NO_JOURNAL: Final = Journal()
@@ -78,8 +76,11 @@ class Inputs:
     reach: how far back histories go, for parts that make samples of their own; None = to the first event.
     first_seen: [items] when each item's first event was, inf = never; None = as `events` say.
 
-    Under a bound of memory (`features.bounded`) `events` are those of `interest_actions` alone, and they, `train` and
-    its sides lie on disk.
+    pieces: [p + 1] the training requests at which pieces begin that a net reads one after the other, the number of
+    requests last; None = all are one piece.
+
+    Under a bound of memory (`features.bounded`) `events` are those of `interest_actions` alone, and they, `train`
+    (without its context) and its sides lie on disk.
     """
 
     encoder: Encoder
@@ -101,6 +102,7 @@ class Inputs:
     teacher: Callable[["Inputs", Samples], Lesson] | None = None
     reach: Reach | None = None
     first_seen: NDArray[np.float64] | None = None
+    pieces: NDArray[np.int64] | None = None
     _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
     _kinds: dict[tuple[int, int], tuple[Timeline, NDArray[np.int32]]] = field(default_factory=dict)
 

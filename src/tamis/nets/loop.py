@@ -38,7 +38,7 @@ class Problem(Generic[B]):
     judge: the score of the net as it stands, higher is better; called after each epoch in evaluation mode.
     name: for the progress bar and the log.   progress: called as (name, rows done, rows in all).
     streams: the generators that `batch` draws from; None = it keeps other things too, so that a training that was
-    interrupted begins anew.   journal: where it notes how far it is.
+    interrupted begins anew.   journal: where it notes how far it is.   pieces: see `in_pieces`.
     """
 
     rows: NDArray[np.int64]
@@ -49,6 +49,7 @@ class Problem(Generic[B]):
     progress: Progress
     streams: Sequence[np.random.Generator] | None = None
     journal: Journal = NO_JOURNAL
+    pieces: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def train(net: nn.Module, problem: Problem[B], plan: TrainingPlan, seed: int) ->
         while total and course.place.epoch < plan.epochs and not course.ended:
             random = None if plan.in_order else np.random.default_rng((seed, course.place.epoch))
             net.train()
-            batches = in_pieces(problem.rows, plan.batch_size, random, problem.journal.pieces)
+            batches = in_pieces(problem.rows, plan.batch_size, random, problem.pieces)
             loss = course.epoch(batches, total)
             net.eval()
             with torch.no_grad():

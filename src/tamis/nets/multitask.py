@@ -235,6 +235,7 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
         progress=inputs.progress,
         streams=[*ids.streams, *(places.streams if places else [])],
         journal=inputs.journal,
+        pieces=inputs.pieces,
     )
     report = train(net if tower is None else nn.ModuleList([net, tower]), problem, plan, seed)
     with torch_threads(plan.threads):  # calibrators learn from the last digits too

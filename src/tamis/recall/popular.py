@@ -41,8 +41,8 @@ class Popular:
         for events in inputs.events.pieces():
             chosen = np.isin(events.action, actions) & (events.item >= 0)
             age_days = (inputs.until - events.time[chosen]) / DAY_SECONDS
-            decay = np.exp2(-age_days / config.half_life_days) if config.half_life_days else None
-            weights += np.bincount(events.item[chosen], decay, len(inputs.catalog))
+            decay = np.exp2(-age_days / config.half_life_days) if config.half_life_days else 1.0
+            np.add.at(weights, events.item[chosen], decay)  # one by one, so that pieces change no digit
         order = np.argsort(-weights, kind="stable")[: int((weights > 0).sum())]
         return cls(config, order.astype(np.int64), weights[order])
 

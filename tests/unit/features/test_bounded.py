@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -16,7 +15,6 @@ from tamis.errors import ConfigError
 from tamis.features.bounded import Room, prepare_bounded
 from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
-from tamis.features.spec import FeaturesConfig
 from tamis.nets.labels import unlearnable
 from tamis.nets.loop import in_pieces
 from tamis.rank.multitask import Multitask, MultitaskConfig
@@ -25,25 +23,22 @@ MIB = 2.0**20
 REQUEST = ("user", "time", "history_start", "history_end", "item", "position")
 
 
-def plain(features: FeaturesConfig) -> FeaturesConfig:
-    """Without statistics of pairs."""
-    sides = {
-        side: {
-            name: feature
-            for name, feature in getattr(features, side).items()
-            if not getattr(feature, "by", "") and not getattr(feature, "of", "")
-        }
-        for side in ("user", "item")
-    }
-    return msgspec.structs.replace(features, **sides)
+FEATURES = {  # beside the demo's: what happened in a window, of a user as of a refresh, and ids that few know
+    "features.item.click_rate_day": {"kind": "rate", "action": "click", "window_hours": 24.0},
+    "features.user.likes_lately": {"kind": "count", "action": "like", "window_hours": 60.0},
+    "features.user.hides": {"kind": "count", "action": "hide"},
+    "features.refresh_hours": 5.0,
+    "features.user.user_id.min_count": 400,
+    "features.item.item_id.min_count": 60,
+}
 
 
 @pytest.fixture(scope="module")
 def both(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Inputs, Inputs]:
-    config = tiny.project.config
+    config = override(tiny.project.config, FEATURES)
     split = by_time(tiny.dataset, config.split)
     moment = Moment(split.valid_since, split.test_since)
-    configs = (plain(config.features), config.samples, config.train.interest_actions)
+    configs = (config.features, config.samples, config.train.interest_actions)
     room = Room(tmp_path_factory.mktemp("room"), 4 * MIB)
     return (
         prepare(tiny.dataset, moment, configs, config.state),
@@ -53,8 +48,8 @@ def both(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Inputs, I
 
 def test_samples_sides_and_histories_are_the_same_and_lie_on_disk(both: tuple[Inputs, Inputs]) -> None:
     whole, bounded = both
-    assert bounded.journal.pieces is not None
-    assert len(bounded.journal.pieces) > 2
+    assert bounded.pieces is not None
+    assert len(bounded.pieces) > 2
     for name in REQUEST:
         column: Any = getattr(bounded.train, name)
         assert isinstance(column, OnDisk)
@@ -79,7 +74,7 @@ def test_a_net_learns_the_same_from_disk_as_from_memory_in_the_same_order(both: 
     whole, bounded = both
     config = MultitaskConfig(heads=("click", "play"), epochs=1, expert_hidden=(8,), tower_hidden=(), threads=1)
     nets = []
-    for inputs in (replace(whole, journal=bounded.journal), bounded):
+    for inputs in (replace(whole, pieces=bounded.pieces), bounded):
         part = Multitask.fit(config, inputs, 3)  # one epoch: fewer validation requests cannot choose another one
         nets.append((part.nets.path / "multitask.onnx").read_bytes())
     assert nets[0] == nets[1]
@@ -87,7 +82,7 @@ def test_a_net_learns_the_same_from_disk_as_from_memory_in_the_same_order(both: 
 
 def test_no_more_than_a_window_is_read_at_once(both: tuple[Inputs, Inputs], monkeypatch: pytest.MonkeyPatch) -> None:
     _, bounded = both
-    pieces = bounded.journal.pieces
+    pieces = bounded.pieces
     assert pieces is not None
     largest = np.diff(bounded.train.first[pieces]).max()
     reads: list[int] = []
@@ -103,7 +98,7 @@ def test_no_more_than_a_window_is_read_at_once(both: tuple[Inputs, Inputs], monk
 
 def test_a_bound_that_is_too_small_says_what_is_wanted(tiny: Any, tmp_path: Path) -> None:
     config = tiny.project.config
-    configs = (plain(config.features), config.samples, config.train.interest_actions)
+    configs = (config.features, config.samples, config.train.interest_actions)
     with pytest.raises(ConfigError, match=r"train\.memory_gib is .* alone want"):
         prepare_bounded(tiny.dataset, Moment(1e18, 1e18), configs, (config.state, Room(tmp_path, 1024.0)))
 
