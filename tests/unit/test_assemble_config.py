@@ -216,3 +216,31 @@ def test_a_search_wants_a_long_history_that_the_state_keeps_and_a_feature_to_sea
         with pytest.raises(ConfigError, match=message):
             override(config, patch)
     assert override(config, {**long, **kept, **search}).funnel.rank.steps["heads"].search == "hard"
+
+
+def test_a_bound_of_memory_names_what_wants_the_whole_log() -> None:
+    alone = {
+        "funnel.recall.steps": {"popular": {"kind": "popular"}},
+        "funnel.prerank.steps": {},
+        FUSE: {"kind": "fuse", "weights": {"like": 1.0}},
+        f"{HEADS}.heads": ["click", "like"],
+        "features.history.long_length": 300,
+        "state.timeline_limit": 300,
+    }
+    config = override(convert(DEMO, ProjectConfig), alone)
+    bound = {"train.memory_gib": 1.0}
+    assert override(config, bound).train.memory_gib == 1.0
+    for patch, wanting in (
+        ({"funnel.recall.steps.near": {"kind": "geo"}}, r"funnel\.recall\.steps\.near \(geo\) wants"),
+        ({LIGHT: {"kind": "three_tower"}}, r"three_tower \(three_tower\) wants"),
+        ({f"{HEADS}.heads": ["click", "like", "finished"]}, r'heads\.heads "finished" wants'),
+        ({f"{HEADS}.position": "tower"}, r'heads\.position = "tower" wants'),
+        ({f"{HEADS}.search": "hard"}, r'heads\.search = "hard" wants'),
+        ({"features.history.last_n": ["click"]}, r"features\.history\.last_n wants"),
+        ({"features.item.stars": {"kind": "mean", "action": "rate"}}, r'a statistic of kind "mean" wants'),
+        ({"features.user.by_hour": {"kind": "count", "action": "click", "by": "hour"}}, r"user-context\.hour. wants"),
+        ({"samples.keep_negatives": 0.5}, r"samples\.keep_negatives wants"),
+    ):
+        assert override(config, patch).train.memory_gib == 0
+        with pytest.raises(ConfigError, match=rf"train\.memory_gib: .*{wanting} the whole log in memory"):
+            override(config, {**patch, **bound})

@@ -18,7 +18,6 @@ from tamis.data.tables import RawTables
 from tamis.errors import ArtifactError, ConfigError, DataError
 from tamis.funnel_checks import BOUNDED
 from tamis.project import Project, create, open_project
-from tamis.rank.fuse import FuseConfig
 from tamis.train import Choice, Trained, release, train
 
 
@@ -179,24 +178,15 @@ def test_a_funnel_without_a_source_is_refused_before_the_data_are_read(tmp_path:
 
 def test_a_bound_of_memory_goes_the_whole_way_and_leaves_no_working_files(feed: Project, tiny: Any) -> None:
     config: ProjectConfig = load_model(tiny.trained.bundle).config
-    features, funnel, rank = config.features, config.funnel, config.funnel.rank
-    for side in ("user", "item"):
-        alone = {
-            name: feature
-            for name, feature in getattr(features, side).items()
-            if not getattr(feature, "by", "") and not getattr(feature, "of", "")
-        }
-        features = msgspec.structs.replace(features, **{side: alone})
-    recall = msgspec.structs.replace(
-        funnel.recall, steps={name: step for name, step in funnel.recall.steps.items() if isinstance(step, BOUNDED)}
-    )
-    fuse = FuseConfig(weights={"like": 1.0})
-    rank = msgspec.structs.replace(rank, steps={"heads": rank.steps["heads"], "fuse": fuse}, fallback="")
-    funnel = msgspec.structs.replace(
-        funnel, recall=recall, prerank=msgspec.structs.replace(funnel.prerank, steps={}), rank=rank
-    )
-    bounded = msgspec.structs.replace(config.train, memory_gib=2.0**-8, gate=1.0)
-    config = msgspec.structs.replace(config, features=features, funnel=funnel, train=bounded)
+    steps = {name: step for name, step in config.funnel.recall.steps.items() if isinstance(step, BOUNDED)}
+    bound = {
+        "train.memory_gib": 2.0**-8,
+        "train.gate": 1.0,
+        "funnel.recall.steps": msgspec.to_builtins(steps),
+        "funnel.prerank.steps": {},
+        "funnel.rank.steps.fuse": {"kind": "fuse", "weights": {"like": 1.0}},
+    }
+    config = override(config, bound)
     left = feed.bundles / ".scratch-0123"  # of a training that was killed
     left.mkdir()
     made = train(config, feed.data, feed.bundles)
