@@ -70,6 +70,8 @@ def prepare_bounded(
 
 
 class _Reader:
+    """Goes through a log again and again: to know its size, to count, for timelines, and for samples."""
+
     def __init__(self, dataset: Dataset, moment: Moment, configs: Any, state: StateConfig, room: Room) -> None:
         self.dataset, self.moment, self.room = dataset, moment, room
         self.features, self.sampling, self.interest = configs
@@ -156,39 +158,46 @@ class _Reader:
 
     def _filled(self, inputs: Inputs) -> Inputs:
         """With events and samples, stretch by stretch."""
-        room, layout = self.room, inputs.layout
-        row = 6 + 4 * (self.totals > 0).sum() + 4 * len(layout.item_dynamic) + 24
-        train = _Shelf(room.folder / "train", self.timeline)
-        valid = _Shelf(room.folder / "valid", self.timeline)
+        room = self.room
+        row = 6 + 4 * (len(self.all_of) + len(inputs.layout.item_dynamic)) + 24  # bytes, its share of a request's too
         late = int(self.minutes[self.minutes[:, 0] * 60 >= self.moment.valid_since, 1].sum())
-        every = -(-late // room.rows(1 / 8, 3 * row))  # of how many validation requests one is taken
-        events = {name: Appender(room.folder / f"events.{name}") for name in _NAMES}
-        interest = np.isin(ACTIONS, self.interest)
-        counting, seen = self._counting(self.counted), 0
-        edges = self._edges()
-        for number, (begin, end) in enumerate(pairwise(edges)):
-            log = self._events(begin, end)
-            inside = log.take((log.time >= begin) & (log.time < end))
-            counting.advance(self._refreshed(begin), begin)
-            for name, column in events.items():
-                column.append(getattr(inside, name)[interest[inside.action]])
-            samples = self._samples(log, begin if number else -np.inf, end)
-            if begin >= self.moment.valid_since:
-                chosen = np.flatnonzero((seen + np.arange(len(samples))) % max(1, every) == 0)
-                seen, samples = seen + len(samples), samples.take(chosen)
+        every = max(1, -(-late // room.rows(1 / 8, 3 * row)))  # of how many validation requests one is taken
+        train, valid = _Shelf(room.folder / "train"), _Shelf(room.folder / "valid")
+        files = {name: Appender(room.folder / f"events.{name}") for name in _NAMES}
+        for end, events, samples, sides in self._stretches(inputs, every):
+            for name, file in files.items():
+                file.append(getattr(events, name))
             if len(samples):
-                users, items = (counting.as_of(side, inside) for side in ("user", "item"))
-                at_hand = replace(inputs, user_statistics=users, item_statistics=items, _sides={})
                 shelf = train if end <= self.moment.valid_since else valid
-                shelf.append(samples, at_hand.sides(samples))
-            inputs.progress("samples", number + 1, len(edges) - 1)
+                shelf.append(samples, sides)
         window = room.rows(1 / 4, row)
-        stored = [train.done(inputs, window), valid.done(inputs, window).in_memory()]
-        ends = [*range(0, events["user"].rows, self.piece), events["user"].rows]
-        made = Events(**{name: _array(column.done(ends)) for name, column in events.items()})
-        sides = {id(each.samples): (each.samples, each.sides) for each in stored}
-        train_, valid_ = (each.samples for each in stored)
-        return replace(inputs, events=made, train=train_, valid=valid_, pieces=stored[0].pieces, _sides=sides)
+        to_learn, to_judge = train.done(inputs, window), valid.done(inputs, window).in_memory()
+        ends = [*range(0, files["user"].rows, self.piece), files["user"].rows]
+        return replace(
+            inputs,
+            events=Events(**{name: _array(file.done(ends)) for name, file in files.items()}),
+            train=to_learn.samples,
+            valid=to_judge.samples,
+            pieces=to_learn.pieces,
+            _sides={id(each.samples): (each.samples, each.sides) for each in (to_learn, to_judge)},
+        )
+
+    def _stretches(self, inputs: Inputs, every: int) -> Iterator[tuple[float, Events, Samples, Sides]]:
+        """(end, events of interest, samples, their sides) of each stretch; of `every` validation requests one."""
+        interest = np.isin(ACTIONS, self.interest)
+        counting, seen, edges = self._counting(self.counted), 0, self._edges()
+        for number, (begin, end) in enumerate(pairwise(edges)):
+            counting.advance(self._refreshed(begin), begin)
+            events = self._events(begin, end)
+            samples = self._samples(events, begin if number else -np.inf, end)
+            if begin >= self.moment.valid_since:
+                chosen = np.flatnonzero((seen + np.arange(len(samples))) % every == 0)
+                seen, samples = seen + len(samples), samples.take(chosen)
+            inside = events.take((events.time >= begin) & (events.time < end))
+            users, items = (counting.as_of(side, inside) for side in ("user", "item"))
+            at_hand = replace(inputs, user_statistics=users, item_statistics=items, _sides={})
+            yield end, inside.take(interest[inside.action]), samples, at_hand.sides(samples)
+            inputs.progress("samples", number + 1, len(edges) - 1)
 
     def _context(self) -> dict[str, list[Any]]:
         """Raw context of some requests, evenly over time."""
@@ -280,7 +289,7 @@ class _Reader:
     def _samples(self, events: Events, begin: float, end: float) -> Samples:
         names = [name for name in self.sampling.labels or ACTIONS[1:] if self.totals[ACTION_CODE[name]]]
         config = msgspec.structs.replace(self.sampling, labels=tuple(names))
-        if not (events.action == Action.IMPRESSION).any():
+        if not (events.action == Action.IMPRESSION).any():  # no sample, rather than ones of drawn negatives
             begin, end = -np.inf, -np.inf
         samples = build_samples(self._log(events, begin, end), begin, end, config)
         none = np.zeros(len(samples.item), np.float32)
@@ -307,8 +316,8 @@ _REQUEST: Final = ("user", "time", "scene", "history_start", "history_end")
 class _Shelf:
     """Samples and their sides being put on disk."""
 
-    def __init__(self, path: Path, timeline: Timeline) -> None:
-        self.path, self.timeline = path, timeline
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.files: dict[str, Appender] = {}
         self.counts: list[NDArray[np.int32]] = []
         self.scenes: dict[str, int] = {}
