@@ -16,6 +16,7 @@ from tamis.artifact import (
     published,
     report_file,
     save_arrays,
+    scratch,
 )
 from tamis.errors import ArtifactError
 
@@ -206,6 +207,21 @@ def test_prune_spares_what_another_training_still_judges_and_clears_up_after_kil
     assert left(tmp_path) == {first.name, second.name, served.name}
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
     assert current_name(tmp_path) == served.name
+
+
+def test_a_working_folder_goes_with_its_training_and_spares_those_of_others(tmp_path: Path) -> None:
+    killed = tmp_path / ".scratch-0123"
+    killed.mkdir()
+    with scratch(tmp_path) as first, scratch(tmp_path) as second:
+        assert set(tmp_path.iterdir()) == {first, second}
+        served = write(tmp_path)
+        publish(served)
+        prune(tmp_path, keep=1)
+        assert {first, second} < set(tmp_path.iterdir())
+    assert left(tmp_path) == {served.name}
+    with pytest.raises(KeyError), scratch(tmp_path):
+        raise KeyError
+    assert not list(tmp_path.glob(".scratch-*"))
 
 
 def test_a_folder_from_before_publications_were_written_down_knows_the_served_one(tmp_path: Path) -> None:

@@ -76,8 +76,7 @@ def _days(last: float, config: SplitConfig) -> float:
 
 
 def _share(times: "_Times", count: int, share: float) -> float:
-    """The moment from which on about the last `share` of the first `count` times lie; those of one moment stay on one
-    side."""
+    """The moment from which on about the last `share` of the first `count` times lie; no moment is torn apart."""
     if not share:
         return float(np.nextafter(times.at(count - 1), np.inf))
     return times.at(min(int(np.ceil(count * (1 - share))), count - 1))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tamis.features.inputs import Journal
 from tamis.nets import door
 from tamis.nets.embed import Table
 from tamis.nets.layers import linear
-from tamis.nets.loop import Problem, Report, cut, train
+from tamis.nets.loop import Problem, Report, cut, in_pieces, train
 from tamis.nets.plans import TrainingPlan
 
 PLAN = TrainingPlan(epochs=3, batch_size=16, learning_rate=0.05, threads=1, patience=0)
@@ -62,6 +63,22 @@ def test_every_request_with_rows_is_in_exactly_one_batch_of_about_equal_rows(
     for batch in batches:
         assert len(batch)
         assert counts[batch].sum() < batch_size + counts.max(initial=0)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.integers(1, 12), st.integers(0, 9), st.data())
+@settings(max_examples=50, deadline=None)
+def test_no_batch_is_of_two_pieces_and_those_of_a_piece_follow_each_other(
+    rows: list[int], batch_size: int, seed: int, data: st.DataObject
+) -> None:
+    counts = np.array(rows, np.int64)
+    cuts = data.draw(st.sets(st.integers(1, len(rows) - 1))) if len(rows) > 1 else set()
+    pieces = np.array([0, *sorted(cuts), len(rows)])
+    batches = list(in_pieces(counts, batch_size, np.random.default_rng(seed), pieces))
+    assert sorted(np.concatenate(batches).tolist() if batches else []) == np.flatnonzero(counts).tolist()
+    places = [np.unique(np.searchsorted(pieces, batch, "right")).tolist() for batch in batches]
+    assert all(len(place) == 1 for place in places)
+    changes = sum(before != after for before, after in pairwise(places))
+    assert changes == max(0, len({place[0] for place in places}) - 1)
 
 
 def test_the_same_seed_gives_the_same_weights_with_and_without_fetching_ahead() -> None:
