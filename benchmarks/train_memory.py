@@ -169,16 +169,16 @@ def write_log(folder: Path, events: int) -> int:
         odds = np.exp(worth[item] + 1.5 * (taste[who[owner]] == topic[item]))
         shown = {"row": np.arange(len(item)), "action": "impression", "delay": 0.0}
         kinds = [shown]
-        for place, (name, share) in enumerate(SHARES.items()):
+        for place, (action, share) in enumerate(SHARES.items()):
             did = np.flatnonzero(random.random(len(item)) < share * odds / odds.mean())
-            kinds.append({"row": did, "action": name, "delay": 5.0 + 20.0 * place})
+            kinds.append({"row": did, "action": action, "delay": 5.0 + 20.0 * place})
         frames = [_events(kind, (owner, item, who, times, number)) for kind in kinds]
         for kind, frame in zip(kinds, frames, strict=True):
             actions[str(kind["action"])] += frame.height
         every = pl.concat(frames).filter(pl.col("time") < begin + DAY_SECONDS).sort("time", maintain_order=True)
-        name = f"day={np.datetime64(int(begin // DAY_SECONDS), 'D')}/part-000001.parquet"
-        parts["requests"].append(_part(folder, f"requests/{name}", request))
-        parts["events"].append(_part(folder, f"events/{name}", every))
+        path = f"day={np.datetime64(int(begin // DAY_SECONDS), 'D')}/part-000001.parquet"
+        parts["requests"].append(_part(folder, f"requests/{path}", request))
+        parts["events"].append(_part(folder, f"events/{path}", every))
     counts = {table: sum(part.rows for part in own) for table, own in parts.items()}
     columns: dict[str, dict[str, str]] = {table: {} for table in parts}
     listed = {table: tuple(own) for table, own in parts.items()}

@@ -42,7 +42,7 @@ class OnDisk:
         return np.asarray(self._read(0, len(self)), dtype)
 
     def __getitem__(self, rows: Any) -> Any:
-        """The rows of an index, a slice, a mask or an array of places of any shape."""
+        """The rows of an index, a slice that goes forward, a mask or an array of places of any shape."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             return self._read(start, max(start, stop))[::step]

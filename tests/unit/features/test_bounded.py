@@ -11,7 +11,7 @@ from tamis.assemble import PARTS
 from tamis.config import StepConfig, override
 from tamis.data.on_disk import Appender, OnDisk
 from tamis.data.split import by_time
-from tamis.errors import ConfigError
+from tamis.errors import ConfigError, DataError
 from tamis.features.bounded import Room, prepare_bounded
 from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
@@ -110,11 +110,15 @@ def test_no_more_than_a_window_is_read_at_once(both: tuple[Inputs, Inputs], monk
     assert 0 < max(reads) <= largest < len(bounded.train.item)
 
 
-def test_a_bound_that_is_too_small_says_what_is_wanted(tiny: Any, tmp_path: Path) -> None:
+def test_a_bound_that_is_too_small_says_what_is_wanted_and_a_log_without_impressions_is_refused(
+    tiny: Any, tmp_path: Path
+) -> None:
     config = tiny.project.config
     configs = (config.features, config.samples, config.train.interest_actions)
     with pytest.raises(ConfigError, match=r"train\.memory_gib is .* alone want"):
         prepare_bounded(tiny.dataset, Moment(1e18, 1e18), configs, (config.state, Room(tmp_path, 1024.0)))
+    with pytest.raises(DataError, match="without impressions cannot be learnt from under a bound"):
+        prepare_bounded(tiny.dataset, Moment(0.0, 0.0), configs, (config.state, Room(tmp_path, MIB)))  # before the log
 
 
 def test_an_array_on_disk_gives_what_the_array_gives(tmp_path: Path) -> None:
