@@ -35,7 +35,7 @@ from tamis.assemble import ProjectConfig, TrainConfig, artifact_name, load_model
 from tamis.config import StepConfig, digest
 from tamis.data.dataset import MANIFEST, Dataset
 from tamis.data.samples import Samples
-from tamis.data.split import by_time
+from tamis.data.split import Split, by_time
 from tamis.errors import ArtifactError, ConfigError, DataError, TamisError
 from tamis.evaluate.offline import evaluate
 from tamis.evaluate.report import Report
@@ -119,13 +119,7 @@ def _train(
     kept = kept_parts(config, bundles, dataset, split, choice.only) if choice.only else None
     seconds: dict[str, float] = {}
     clock = Clock(seconds)
-    moment = Moment(split.valid_since, split.test_since)
-    configs = (config.features, config.samples, config.train.interest_actions)
-    encoder = kept.model.encoder if kept else None
-    if room:
-        inputs = prepare_bounded(dataset, moment, configs, (config.state, room), encoder, progress)
-    else:
-        inputs = prepare(dataset, moment, configs, config.state, encoder, progress)
+    inputs = _prepared(config, (dataset, split), kept, progress, room)
     inputs = since(inputs, choice.since) if choice.since > -np.inf else inputs
     if not (len(inputs.events) or len(inputs.train)):
         wanted = "choose an earlier --since" if choice.since > -np.inf else "import more, or lower split.test_days"
@@ -162,6 +156,19 @@ def _train(
         raise
     writer.close()
     return Trained(bundle, report, seconds, released)
+
+
+def _prepared(
+    config: ProjectConfig, data: tuple[Dataset, Split], kept: Kept | None, progress: Progress, room: Room | None
+) -> Inputs:
+    """The inputs of the whole log, within `room` if there is a bound."""
+    dataset, split = data
+    moment = Moment(split.valid_since, split.test_since)
+    configs = (config.features, config.samples, config.train.interest_actions)
+    encoder = kept.model.encoder if kept else None
+    if room:
+        return prepare_bounded(dataset, moment, configs, (config.state, room), encoder, progress)
+    return prepare(dataset, moment, configs, config.state, encoder, progress)
 
 
 def _writer(

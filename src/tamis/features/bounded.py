@@ -152,6 +152,7 @@ class _Reader:
             interest_actions=self.interest,
             progress=progress,
             user_keys=np.asarray(dataset.user_ids.keys),
+            reach=self.reach,
             first_seen=self.first_seen,
         )
         return self._filled(inputs)

@@ -75,7 +75,6 @@ class Inputs:
     teacher: what the ranker of this training says of samples; None for parts that are fitted before it.
     reach: how far back histories go, for parts that make samples of their own; None = to the first event.
     first_seen: [items] when each item's first event was, inf = never; None = as `events` say.
-
     pieces: [p + 1] the training requests at which pieces begin that a net reads one after the other, the number of
     requests last; None = all are one piece.
 
