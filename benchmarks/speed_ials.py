@@ -5,6 +5,9 @@
 Both take three steps of conjugate gradients per solution, from the same vectors, with the weights that make the two
 losses the same number: implicit's confidence c is the weight c − 1 of a seen pair beside 1 of every pair. The loss is
 computed by one function for both, after every round.
+
+implicit has the function twice: compiled in `implicit.cpu._als`, which its models use and which is timed here, and as a
+loop of Python under the same name in `implicit.cpu.als`, many times as slow.
 """
 
 import argparse
@@ -16,7 +19,7 @@ from typing import Any
 import numba
 import numpy as np
 import polars as pl
-from implicit.cpu import als as peer
+from implicit.cpu import _als as peer
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
