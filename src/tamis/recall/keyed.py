@@ -71,8 +71,7 @@ class Keyed:
             found.append(seeds.of_words(query.profile.get(config.profile)))
         if config.context:
             found.append(seeds.of_words(query.context.get(config.context)))
-        keys, weights = (np.concatenate(column) for column in zip(*found, strict=True))
-        own = seeds.together(keys, weights, config.keys)
+        own = seeds.joined(found, config.keys)
         if not config.neighbours:
             return own
         rows = self.lists.rows(own.keys)
