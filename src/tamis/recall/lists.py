@@ -4,10 +4,11 @@
     request     seeds (keys with weights)  →  the first open items of each list, and of the items published since
 
 All items fade alike, so their order never changes: log2 goodness + publish time / half-life is a worth that can be
-sorted by once, and that a fresh item has too. The lists are never scanned; only the fresh rows are, which are few.
+sorted by once, and that a fresh item has too. Lists are never scanned, and the fresh items, which are few, are sorted
+into lists of their own once for each snapshot of the catalogue.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
@@ -23,7 +24,7 @@ from tamis.errors import ArtifactError
 from tamis.features.geohash import shorter
 from tamis.features.inputs import Inputs
 from tamis.recall.ascending import rows_among
-from tamis.recall.neighbours import best
+from tamis.recall.neighbours import best, place_of
 from tamis.types import ACTION_CODE, Action, Candidates, Catalog, Query
 
 Column = Literal["author", "category", "city", "keywords", "geohash"]
@@ -78,6 +79,7 @@ class Lists:
     starts: NDArray[np.int64]  # [m + 1]
     items: NDArray[np.int64]  # [e]
     worth: NDArray[np.float64]  # [e]
+    fresh: "_FreshLists" = field(default_factory=lambda: _FreshLists(), init=False, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -88,17 +90,12 @@ class Lists:
         catalog = inputs.catalog
         every = np.arange(len(catalog))
         worth = _worth(order, goodness(inputs, order.prior), _days(inputs))
-        allowed = _good_enough(order, catalog, every)
-        keys = key.of(catalog, every)
-        owner, flat = np.repeat(every, keys.shape[1]), keys.ravel()
-        use = (flat != 0) & allowed[owner]
-        owner, flat = owner[use], flat[use]
-        rows = np.lexsort((owner, -worth[owner], flat))
-        rows = rows[_changes(flat[rows]) | _changes(owner[rows])]  # a word that an item has twice counts once
-        rows = rows[_place_in_run(flat[rows]) < LONGEST]
-        distinct, starts = np.unique(flat[rows], return_index=True)
+        flat, row = _grouped(key.of(catalog, every), worth, _good_enough(order, catalog, every))
+        first = _place_in_run(flat) < LONGEST
+        flat, row = flat[first], row[first]
+        distinct, starts = np.unique(flat, return_index=True)
         facts = _Facts(key=key, order=order, known=len(catalog))
-        return cls(facts, distinct, np.append(starts, len(rows)), owner[rows], worth[owner[rows]])
+        return cls(facts, distinct, np.append(starts, len(flat)), row, worth[row])
 
     def find(self, seeds: Seeds, query: Query, per_key: int, limit: int) -> Candidates:
         """The open items of the seeds' lists, best first, with column `score`; none without seeds.
@@ -109,55 +106,19 @@ class Lists:
         if not len(seeds.keys):
             return Candidates.empty()
         order = np.argsort(seeds.keys)
-        seeds = Seeds(seeds.keys[order], seeds.weights[order])
-        most = per_key or LONGEST
-        seed, items, worth = (
-            np.concatenate(pair)
-            for pair in zip(self._listed(seeds, query, most), self._fresh(seeds, query), strict=True)
-        )
-        if len(seed) > most:
-            rows = np.lexsort((items, -worth, seed))
-            rows = rows[_place_in_run(seed[rows]) < most]
-            seed, items, worth = seed[rows], items[rows], worth[rows]
-        found, first, at = np.unique(items, return_index=True, return_inverse=True)
+        weighed = seeds.keys[order], seeds.weights[order]
+        catalog, most = query.catalog, per_key or LONGEST
+        shown = np.asarray(catalog.columns["publish_time"][0]), catalog.closed, query.now, np.sort(query.history.items)
+        lists = self.keys, self.starts, self.items, self.worth
+        found, worth, weight = _first_open(weighed, lists, self.fresh.of(catalog, self.facts), shown, most)
         days, half_life = query.now / DAY_SECONDS, self.facts.order.half_life_days
-        if half_life:
-            weight = np.bincount(at, seeds.weights[seed], len(found))
-            score = worth[first] + np.log2(weight) - days / half_life
-        else:
-            score = worth[first] - days
+        score = worth + np.log2(weight) - days / half_life if half_life else worth - days
         found, score = best(found, score, limit)
         return Candidates.of(found, score=score)
 
     def rows(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """[n] the place of each key among the lists', −1 for one that has none."""
         return rows_among(self.keys, keys)
-
-    def _listed(self, seeds: Seeds, query: Query, most: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """(seed, item, worth) of the first open items of each list."""
-        catalog, rows = query.catalog, self.rows(seeds.keys)
-        published = np.asarray(catalog.columns["publish_time"][0])
-        own = np.sort(query.history.items)
-        lists = self.starts, self.items, self.worth
-        return _first_open(rows, lists, catalog.closed, (published, query.now), own, most)  # type: ignore[no-any-return]
-
-    def _fresh(self, seeds: Seeds, query: Query) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """(seed, item, worth) of the items that the lists do not know yet. seeds: by ascending key."""
-        catalog, facts = query.catalog, self.facts
-        items = np.arange(max(facts.known, len(catalog) - FRESH), len(catalog))
-        if not len(items):
-            return items, items, np.empty(0)
-        keys = facts.key.of(catalog, items)
-        place = np.minimum(np.searchsorted(seeds.keys, keys), len(seeds.keys) - 1)
-        row, column = np.nonzero(seeds.keys[place] == keys)
-        seed, items = place[row, column], items[row]
-        published = catalog.column("publish_time", items)
-        use = ~catalog.closed[items] & ~(published > query.now) & _good_enough(facts.order, catalog, items)
-        use &= ~np.isin(items, query.history.items)
-        seed, items, published = seed[use], items[use], published[use]
-        days = np.where(np.isnan(published), 0.0, published) / DAY_SECONDS
-        _, first = np.unique(seed * len(catalog) + items, return_index=True)
-        return seed[first], items[first], _worth(facts.order, np.ones(len(first)), days[first])
 
     def save(self, folder: Path) -> None:
         save_arrays(folder, keys=self.keys, starts=self.starts, items=self.items, worth=self.worth)
@@ -173,6 +134,49 @@ class Lists:
         if (facts.key, facts.order) != (key, order):
             raise ArtifactError(f"{folder}: its lists were made by {facts.key} in {facts.order}")
         return cls(facts, *(load_array(folder, name) for name in ("keys", "starts", "items", "worth")))
+
+
+class _FreshLists:
+    """The lists of the open items of a snapshot that are newer than the bundle: made once for each.
+
+    Threads may share the object: a snapshot's result is one reference that is replaced whole.
+    """
+
+    __slots__ = ("_latest",)
+
+    def __init__(self) -> None:
+        self._latest: tuple[Catalog, tuple[NDArray[Any], ...]] | None = None
+
+    def of(self, catalog: Catalog, facts: _Facts) -> tuple[NDArray[Any], ...]:
+        """(keys, starts, items, worth, published) of the last `FRESH` items, as in `Lists`; published: [e] seconds."""
+        latest = self._latest
+        if latest is None or latest[0] is not catalog:
+            latest = catalog, self._made(catalog, facts)
+            self._latest = latest
+        return latest[1]
+
+    def _made(self, catalog: Catalog, facts: _Facts) -> tuple[NDArray[Any], ...]:
+        items = np.arange(max(facts.known, len(catalog) - FRESH), max(facts.known, len(catalog)))
+        published = np.asarray(catalog.column("publish_time", items), np.float64)
+        days = np.where(np.isnan(published), 0.0, published) / DAY_SECONDS
+        worth = _worth(facts.order, np.ones(len(items)), days)
+        allowed = ~catalog.closed[items] & _good_enough(facts.order, catalog, items)
+        flat, row = _grouped(facts.key.of(catalog, items), worth, allowed)
+        distinct, starts = np.unique(flat, return_index=True)
+        return distinct, np.append(starts, len(flat)), items[row], worth[row], published[row]
+
+
+def _grouped(
+    keys: NDArray[np.int64], worth: NDArray[np.float64], allowed: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(key [e], row [e]) of rows with keys [n, w], by key, then falling worth, then row; each pair once."""
+    row, flat = np.repeat(np.arange(len(keys)), keys.shape[1]), keys.ravel()
+    use = (flat != 0) & allowed[row]
+    row, flat = row[use], flat[use]
+    order = np.lexsort((row, -worth[row], flat))
+    flat, row = flat[order], row[order]
+    once = _changes(flat) | _changes(row)  # a word that an item has twice counts once
+    return flat[once], row[once]
 
 
 def goodness(inputs: Inputs, prior: float) -> NDArray[np.float64]:
@@ -224,30 +228,53 @@ def _place_in_run(values: NDArray[Any]) -> NDArray[np.int64]:
 
 
 @njit(cache=True, nogil=True)
-def _first_open(rows: Any, lists: Any, closed: Any, time: Any, own: Any, most: int) -> Any:
-    """(seed, item, worth): of each list in `rows` (−1 = none) the first `most` items that may be shown now."""
-    starts, items, worth = lists
-    published, now = time
+def _first_open(seeds: Any, lists: Any, fresh: Any, shown: Any, most: int) -> Any:
+    """(items, worth, weight): the best `most` items of each seed's list and fresh list that may be shown now.
+
+    weight: Σ over the item's seeds, which come by ascending key.
+    """
+    keys, weights = seeds
+    published, closed, now, own = shown
+    at, fresh_at = _spans(lists[0], lists[1], keys), _spans(fresh[0], fresh[1], keys)
     room = 0
-    for row in rows:
-        if row >= 0:
-            room += min(most, starts[row + 1] - starts[row])
-    seeds, found, values = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room)
+    for seed in range(len(keys)):
+        room += min(most, at[seed, 1] - at[seed, 0] + fresh_at[seed, 1] - fresh_at[seed, 0])
+    slots = 4
+    while slots < 2 * room:
+        slots *= 2
+    place = np.full(slots, -1, np.int32)
+    found, worth, weight = np.empty(room, np.int64), np.empty(room), np.zeros(room)
     count = 0
-    for seed in range(len(rows)):
-        row, taken = rows[seed], 0
-        if row < 0:
-            continue
-        for at in range(starts[row], starts[row + 1]):
-            item = items[at]
-            if item >= len(published) or closed[item] or published[item] > now:  # the first: nothing checks the bounds
+    for seed in range(len(keys)):
+        (old, stop), (new, fresh_stop), taken = at[seed], fresh_at[seed], 0
+        while taken < most and (old < stop or new < fresh_stop):
+            if new == fresh_stop or (old < stop and lists[3][old] >= fresh[3][new]):
+                item, value = lists[2][old], lists[3][old]
+                old += 1  # an unknown number first: nothing checks the bounds
+                if item >= len(published) or closed[item] or published[item] > now:
+                    continue
+            else:
+                item, value, late = fresh[2][new], fresh[3][new], fresh[4][new] > now
+                new += 1
+                if late:
+                    continue
+            before = np.searchsorted(own, item)
+            if before < len(own) and own[before] == item:
                 continue
-            place = np.searchsorted(own, item)
-            if place < len(own) and own[place] == item:
-                continue
-            seeds[count], found[count], values[count] = seed, item, worth[at]
-            count += 1
             taken += 1
-            if taken == most:
-                break
-    return seeds[:count], found[:count], values[:count]
+            row = place_of(place, found, count, item)
+            count += row == count
+            worth[row] = value
+            weight[row] += weights[seed]
+    return found[:count], worth[:count], weight[:count]
+
+
+@njit(cache=True, nogil=True)
+def _spans(known: Any, starts: Any, keys: Any) -> Any:
+    """[m, 2] where the entries of each of the keys begin and end; nothing for one that is not known."""
+    spans = np.zeros((len(keys), 2), np.int64)
+    for row in range(len(keys)):
+        at = np.searchsorted(known, keys[row])
+        if at < len(known) and known[at] == keys[row]:
+            spans[row] = starts[at], starts[at + 1]
+    return spans
