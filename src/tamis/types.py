@@ -200,11 +200,12 @@ def gather(pair: tuple[NDArray[Any], NDArray[Any]], items: NDArray[Any]) -> NDAr
     """[n, …] rows of a column in two arrays, base and fresh: row i is base[i], from len(base) on it is in fresh."""
     base, fresh = pair
     if not len(fresh) or not len(items) or int(items.max()) < len(base):
-        return np.asarray(base[items])
-    old = items < len(base)
-    out = np.empty((len(items), *base.shape[1:]), base.dtype)
-    out[old] = base[items[old]]
-    out[~old] = fresh[items[~old] - len(base)]
+        return np.asarray(base.take(items, axis=0))  # twice as fast as base[items]
+    if not len(base):
+        return np.asarray(fresh.take(items, axis=0))
+    out: NDArray[Any] = base.take(np.minimum(items, len(base) - 1), axis=0)
+    new = np.flatnonzero(items >= len(base))
+    out[new] = fresh[items[new] - len(base)]
     return out
 
 
