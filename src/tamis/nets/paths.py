@@ -11,9 +11,10 @@ the digits to the base K, the first layer's the highest. Runs on NumPy alone.
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
@@ -114,16 +115,7 @@ class PathItems:
 
     def on(self, paths: NDArray[np.int64]) -> NDArray[np.int64]:
         """The distinct items on some paths [b], ascending; paths with nothing on them are passed over."""
-        if not len(self.paths):
-            return np.empty(0, np.int64)
-        at = np.minimum(np.searchsorted(self.paths, paths), len(self.paths) - 1)
-        at = at[self.paths[at] == paths]
-        begin, counts = self.starts[at], self.starts[at + 1] - self.starts[at]
-        rows = np.arange(int(counts.sum())) + np.repeat(begin - np.cumsum(counts) + counts, counts)
-        found = self.items[rows]
-        there = np.zeros(int(found.max(initial=-1)) + 1, np.bool_)  # a third of the time that sorting takes
-        there[found] = True
-        return np.flatnonzero(there)
+        return _on(self.paths, self.starts, self.items, np.asarray(paths, np.int64))  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
         save_arrays(folder, paths=self.paths, path_starts=self.starts, path_items=self.items)
@@ -132,3 +124,25 @@ class PathItems:
     def load(cls, folder: Path) -> Self:
         """What `save` wrote, memory-mapped. Raises ArtifactError."""
         return cls(*(load_array(folder, name) for name in ("paths", "path_starts", "path_items")))
+
+
+@njit(cache=True, nogil=True)
+def _on(known: Any, starts: Any, items: Any, paths: Any) -> Any:
+    """See `PathItems.on`: items are marked in one byte each up to the largest, which is faster than sorting them."""
+    spans, most, count = np.zeros((len(paths), 2), np.int64), -1, 0
+    for row in range(len(paths)):
+        at = np.searchsorted(known, paths[row])
+        if at < len(known) and known[at] == paths[row]:
+            spans[row] = starts[at], starts[at + 1]
+            for entry in range(starts[at], starts[at + 1]):
+                most = max(most, items[entry])
+    there = np.zeros(most + 1, np.bool_)
+    for begin, end in spans:
+        for entry in range(begin, end):
+            count += int(not there[items[entry]])
+            there[items[entry]] = True
+    found, room = np.empty(count + 1, np.int64), 0
+    for item in range(most + 1):
+        found[room] = item
+        room += int(there[item])
+    return found[:count]

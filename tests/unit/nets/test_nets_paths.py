@@ -92,6 +92,7 @@ def test_a_greedy_beam_misses_what_a_beam_of_two_finds() -> None:
     assert np.exp(logs[0, 0]) == pytest.approx(0.36, abs=1e-6)
 
 
+@settings(deadline=None)  # the first call compiles
 @given(st.lists(st.lists(st.integers(0, 9), unique=True, max_size=3), max_size=12))
 def test_items_of_paths_and_paths_of_items_are_inverse(sets: list[list[int]]) -> None:
     paths_of = np.full((len(sets), 3), -1, np.int64)
