@@ -20,6 +20,7 @@ from tamis.artifact import load_array, save_arrays
 _LARGEST: Final = 127  # of a code
 _EVEN: Final = 8  # rows are padded to a multiple of this
 _ROWS_AT_ONCE: Final = 1 << 16
+_BLOCK: Final = 16  # rows of which the largest sum is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,10 @@ class Scan:
         most = min(np.iinfo(np.int16).max, np.iinfo(np.int32).max // (_LARGEST * width))
         asked = np.zeros(width, np.int16)
         asked[: len(part)] = np.round(part * (most / (np.abs(part).max() or 1.0)))
-        sums = _sums(self.codes, asked)
-        return np.flatnonzero(sums >= np.partition(sums, len(sums) - k)[len(sums) - k])
+        sums, largest = _sums(self.codes, asked)
+        blocks = max(0, len(largest) - k)  # at least k sums reach the k-th largest of the blocks
+        rows, sums = _leading(sums, largest, np.partition(largest, blocks)[blocks] if blocks else sums.min())
+        return rows[sums >= np.partition(sums, len(sums) - k)[len(sums) - k]]  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
         save_arrays(folder, scan_codes=self.codes, scan_steps=self.steps)
@@ -64,11 +67,32 @@ class Scan:
 
 @njit(cache=True, nogil=True)
 def _sums(codes: Any, query: Any) -> Any:
-    """[n] the products of each row with the query. The casts keep 32 bits, in which several are done at once."""
+    """([n] the products of each row with the query, the largest of each `_BLOCK` rows).
+
+    The casts keep 32 bits, in which several are done at once.
+    """
     sums = np.empty(len(codes), np.int32)
-    for row in range(len(codes)):
-        total = np.int32(0)
-        for x in range(codes.shape[1]):
-            total = np.int32(total + np.int32(codes[row, x]) * np.int32(query[x]))
-        sums[row] = total
-    return sums
+    largest = np.empty(-(-len(codes) // _BLOCK), np.int32)
+    for block in range(len(largest)):
+        most = np.int32(-(2**31))
+        for row in range(block * _BLOCK, min((block + 1) * _BLOCK, len(codes))):
+            total = np.int32(0)
+            for x in range(codes.shape[1]):
+                total = np.int32(total + np.int32(codes[row, x]) * np.int32(query[x]))
+            sums[row] = total
+            most = max(most, total)
+        largest[block] = most
+    return sums, largest
+
+
+@njit(cache=True, nogil=True)
+def _leading(sums: Any, largest: Any, least: int) -> Any:
+    """(rows, their sums): those whose sum is `least` or more, ascending; only blocks that have one are looked into."""
+    blocks: Any = np.flatnonzero(largest >= least)
+    rows, count = np.empty(len(blocks) * _BLOCK, np.int64), 0
+    for block in blocks:
+        for row in range(block * _BLOCK, min((block + 1) * _BLOCK, len(sums))):
+            rows[count] = row
+            count += int(sums[row] >= least)
+    rows = rows[:count]
+    return rows, sums[rows]

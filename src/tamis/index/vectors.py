@@ -28,6 +28,7 @@ from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastZero, Config
 from tamis.errors import ArtifactError
 from tamis.index.scan import Scan
+from tamis.order import best_first
 from tamis.types import gather
 
 log = structlog.get_logger(__name__)
@@ -168,8 +169,8 @@ class Vectors:
             return [(top, row[top]) for row in queries @ self.main.T for top in (_top(row, k),)]
         answers = []
         for query, found in zip(queries, self._near(queries, k), strict=True):
-            score = self.main[found] @ query
-            best = np.lexsort((found, -score))[:k]
+            score = self.main.take(found, axis=0) @ query
+            best = best_first(found, score)[:k]
             answers.append((found[best], score[best]))
         return answers
 
@@ -304,9 +305,11 @@ def _top(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
 def _joined(
     found: NDArray[np.int64], score: NDArray[np.float32], fresh_score: NDArray[np.float32], offset: int, k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k best of the main part's answer and of the fresh part, whose ids start at `offset`."""
-    best = _top(fresh_score, k)
-    ids = np.concatenate([found, best + offset])
-    scores = np.concatenate([score, fresh_score[best]])
-    order = np.argsort(-scores, kind="stable")[:k]  # main ids are lower and come first, so ties stay in order of id
-    return ids[order], scores[order]
+    """The k ≥ 1 best of the main part's answer, best first, and of the fresh part, whose ids start at `offset`."""
+    better = np.flatnonzero(fresh_score > score[-1]) if len(found) == k else np.arange(len(fresh_score))
+    if not len(better):
+        return found, score
+    ids = np.concatenate([found, better + offset])
+    scores = np.concatenate([score, fresh_score[better]])
+    best = best_first(ids, scores)[:k]
+    return ids[best], scores[best]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
 from tamis.index.vectors import Vectors, VectorsConfig
-from tamis.recall.ascending import rows_among
+from tamis.recall.ascending import distinct, outside, rows_among
 from tamis.types import Candidates, Catalog, Query
 
 F32 = NDArray[np.float32]
@@ -60,12 +60,12 @@ class Factors:
 
         without: items that are left out.   items: those from this number on are left out too.
         """
-        without = np.unique(without)
+        without = distinct(without)
         ids, scores = self.index.search(
             _longer(vector[None]), min(len(self.items), (limit or len(self.items)) + len(without))
         )
         score, found = scores[0][ids[0] >= 0], self.items[ids[0][ids[0] >= 0]]
-        keep = ~np.isin(found, without) & (found < items)
+        keep = outside(without, found) & (found < items)
         return Candidates.of(found[keep][: limit or None], score=score[keep][: limit or None])
 
     def similar(self, item: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
 from tamis.index.vectors import Vectors, VectorsConfig
-from tamis.recall.ascending import rows_among
+from tamis.recall.ascending import distinct, outside, rows_among
 from tamis.types import Candidates, Catalog
 
 
@@ -42,11 +42,11 @@ class KnownItems:
 
         limit: most that come back, 0 = all.   without: item numbers that are left out.
         """
-        out = np.unique(without)
+        out = distinct(without)
         wanted = limit + len(out) if limit else len(self.items)
         rows, scores = self.index.search(user, min(wanted, len(self.items)))
         found = self.items[rows[0][rows[0] >= 0]]
-        stay = (found < len(catalog)) & ~np.isin(found, out)
+        stay = (found < len(catalog)) & outside(out, found)
         return Candidates(found[stay][: limit or None], {"similarity": scores[0, : len(found)][stay][: limit or None]})
 
     def similar(self, item: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
+from tamis.order import best_first
 from tamis.types import History
 
 F = TypeVar("F", np.float32, np.float64)
@@ -133,8 +134,5 @@ def best(items: NDArray[np.int64], score: NDArray[F], limit: int) -> tuple[NDArr
     if 0 < limit < len(score):
         keep = score >= np.partition(score, len(score) - limit)[len(score) - limit]
         items, score = items[keep], score[keep]
-    order = np.argsort(-score)  # several times as fast as sorting by both, which only ties need
-    if (score[order[1:]] == score[order[:-1]]).any():
-        order = np.lexsort((items, -score))
-    order = order[: limit or None]
+    order = best_first(items, score)[: limit or None]
     return items[order], score[order]

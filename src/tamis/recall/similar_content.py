@@ -15,6 +15,7 @@ from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastOne, AtLeastZero, StepConfig
 from tamis.features.inputs import Inputs
 from tamis.index.vectors import Vectors, VectorsConfig
+from tamis.recall.ascending import distinct, outside
 from tamis.recall.neighbours import Neighbours, best, liked
 from tamis.types import ACTION_CODE, Candidates, Catalog, Query
 
@@ -75,7 +76,7 @@ class SimilarContent:
         near = _unit(query.catalog.column("vector", items)) @ units.T
         near *= near > self._least(items)[:, None]
         score = interest @ near
-        use = (score > 0) & ~np.isin(fresh, query.history.items)
+        use = (score > 0) & outside(distinct(query.history.items), fresh)
         return fresh[use], score[use]
 
     def _least(self, items: NDArray[np.int64]) -> NDArray[np.float32]:

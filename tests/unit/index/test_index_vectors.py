@@ -3,10 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tamis.errors import ArtifactError
+from tamis.index.scan import Scan
 from tamis.index.vectors import Kind, Vectors, VectorsConfig
 
 KINDS: tuple[Kind, ...] = ("exact", "flat", "ivf", "hnsw", "scan")
@@ -274,3 +275,14 @@ def test_exact_search_is_a_stable_sort(count: int, fresh: int, k: int, seed: int
     ids, _ = index.search(query, k)
     for row, one in zip(ids, query, strict=True):
         assert row[row >= 0].tolist() == nearest(vectors, one, k).tolist()
+
+
+@settings(deadline=None)  # the first call compiles
+@given(
+    rows=st.lists(st.integers(-3, 3), min_size=1, max_size=120), k=st.integers(1, 130), sign=st.sampled_from([-1, 1])
+)
+def test_a_scan_gives_the_k_largest_and_what_ties_with_the_last(rows: list[int], k: int, sign: int) -> None:
+    column = sign * np.array(rows, np.float32)
+    near = Scan.of(column[:, None]).near(np.ones(1, np.float32), k)
+    least = np.sort(column)[max(0, len(column) - k)]
+    assert near.tolist() == np.flatnonzero(column >= least).tolist()

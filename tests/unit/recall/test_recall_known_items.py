@@ -1,11 +1,11 @@
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tamis.index.vectors import VectorsConfig
-from tamis.recall.ascending import rows_among
+from tamis.recall.ascending import distinct, outside, rows_among
 from tamis.recall.known_items import KnownItems
 from tamis.types import Catalog
 
@@ -72,3 +72,11 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     again = KnownItems.load(tmp_path)
     assert again.items.tolist() == [2, 5, 7]
     np.testing.assert_array_equal(again.index.main, part.index.main)
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.lists(st.integers(-2, 9), max_size=12), st.lists(st.integers(-3, 10), max_size=12))
+def test_what_is_outside_of_a_column_of_distinct_numbers(some: list[int], numbers: list[int]) -> None:
+    column = distinct(np.array(some, np.int64))
+    assert column.tolist() == sorted(set(some))
+    assert outside(column, np.array(numbers, np.int64)).tolist() == [number not in some for number in numbers]
