@@ -83,7 +83,15 @@ class Block(nn.Module):
 
     def forward(self, entries: Tensor, places: Places | None) -> Tensor:
         """[e, d].   places: None = all entries are of one sequence."""
-        seen = self._attention(self.sides(self.before_attention(entries)), places)
+        return self._grown(entries, self._attention(self.sides(self.before_attention(entries)), places))
+
+    def newest(self, entries: Tensor) -> Tensor:
+        """[1, d] the last row of `forward`, without the work for the others; entries [e ≥ 1, d] of one sequence."""
+        sides = self.sides(self.before_attention(entries))
+        return self._grown(entries[-1:], self._looked(sides, 1, sides.shape[0], newest=True))
+
+    def _grown(self, entries: Tensor, seen: Tensor) -> Tensor:
+        """[e, d] entries with what attention and feed-forward add to them."""
         entries = entries + self.drop(self.mix(seen))
         hidden = self.drop(nn.functional.gelu(self.hidden(self.before_hidden(entries))))
         out: Tensor = entries + self.drop(self.back(hidden))
@@ -96,14 +104,17 @@ class Block(nn.Module):
         block = sides.new_zeros(places.b * places.n, sides.shape[1]).index_copy(0, places.at, sides)
         return self._looked(block, places.b, places.n)[places.at]
 
-    def _looked(self, block: Tensor, b: int, n: int) -> Tensor:
-        """[b · n, d] from [b · n, 3 · d]."""
+    def _looked(self, block: Tensor, b: int, n: int, *, newest: bool = False) -> Tensor:
+        """[b · n, d] from [b · n, 3 · d].   newest: [b, d], of each sequence what its last place looks at."""
         query, key, value = block.view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         place = torch.arange(n)
-        back = place[:, None] - place
+        looking = place
+        if newest:
+            query, looking = query[:, :, -1:], place[-1:]
+        back = looking[:, None] - place
         bias = self.by_distance[:, back.clamp(min=0)].masked_fill(back < 0, _MASKED).unsqueeze(0)
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, bias.expand(b, -1, -1, -1))
-        return mixed.transpose(1, 2).reshape(b * n, -1)
+        return mixed.transpose(1, 2).reshape(-1, block.shape[1] // 3)
 
 
 class SequentialNet(nn.Module):
@@ -127,6 +138,14 @@ class SequentialNet(nn.Module):
         for block in self.blocks:
             entries = block(entries, places)
         return nn.functional.normalize(self.norm(entries), dim=1)
+
+    def newest(self, entries: Tensor) -> Tensor:
+        """[1, d] the last row of `forward`, of entries [e ≥ 1, d] of one sequence: all that a request reads."""
+        entries = self.drop(entries)
+        for block in self.blocks[:-1]:
+            entries = block(entries, None)
+        last: Tensor = self.blocks[-1].newest(entries)  # type: ignore[operator]
+        return nn.functional.normalize(self.norm(last), dim=1)
 
 
 class SequenceBatch(NamedTuple):
@@ -182,8 +201,7 @@ class _Newest(nn.Module):
         self.net = net
 
     def forward(self, entries: Tensor) -> Tensor:
-        out: Tensor = self.net(entries, None)[-1:]
-        return out
+        return self.net.newest(entries)
 
 
 class _BatchMaker:

@@ -63,6 +63,14 @@ def test_sequences_of_a_batch_do_not_meet_and_padding_changes_nothing() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("length", [1, 2, 6])
+def test_the_newest_entry_alone_is_the_last_of_all(length: int) -> None:
+    net = random_net()
+    entries = net.items(np.random.default_rng(length).integers(0, 20, length))
+    torch.testing.assert_close(net.newest(entries), net(entries, None)[-1:])
+
+
+@torch.no_grad()
 def test_the_order_of_a_history_counts() -> None:
     net = random_net()
     one, other = (net(net.items(np.array(rows)), None)[-1] for rows in ([1, 2, 3, 4], [2, 1, 3, 4]))
