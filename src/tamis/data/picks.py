@@ -14,6 +14,13 @@ def ranges(first: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.i
     return numbers + np.arange(len(numbers))
 
 
+def evenly(values: A, most: int) -> A:
+    """At most `most` of the values, at equal distances, from the first on."""
+    count = min(len(values), most)
+    taken: A = values[np.arange(count) * len(values) // max(count, 1)]  # type: ignore[assignment]
+    return taken
+
+
 def spaced(values: A, most: int) -> A:
     """A view of values at equal distances, from the first on: all of up to `most`, else fewer than twice as many."""
     taken: A = values[:: max(1, len(values) // most)]  # type: ignore[assignment]

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastZero, Config
+from tamis.data.picks import evenly
 from tamis.errors import ArtifactError
 from tamis.index.scan import Scan
 from tamis.order import best_first
@@ -96,8 +97,9 @@ class Vectors:
         """The index of `vectors` [n, d], tuned until it reaches `config.recall_target`.
 
         k: how many will be asked for; an index tuned for few finds a smaller share of many.
-        queries: [q, d] what will be asked (for two towers: user vectors), to measure recall with; by default a
-        sample of the vectors themselves. Same arguments, same bytes. Raises ValueError for NaN or another shape.
+        queries: [q, d] what will be asked (for two towers: user vectors), to measure recall with, of many some at
+        equal distances; by default a sample of the vectors themselves. Same arguments, same bytes. Raises ValueError
+        for NaN or another shape.
         """
         vectors = _checked(vectors, "vectors")
         kind = _chosen(config, len(vectors))
@@ -107,7 +109,7 @@ class Vectors:
         faiss.omp_set_num_threads(1)  # a parallel build is not repeatable
         sample = np.random.default_rng(seed).permutation(len(vectors))[: config.recall_queries]
         asked = vectors[np.sort(sample)] if queries is None else _checked(queries, "queries", vectors.shape[1])
-        asked = asked[: config.recall_queries]
+        asked = evenly(asked, config.recall_queries)
         index = _index(kind, vectors, config, seed)
         tuned = _tuned(replace(built, index=index), asked, k, config.recall_target)
         if config.kind == "auto" and tuned.facts.effort * _SCAN_LISTS > index.nlist:

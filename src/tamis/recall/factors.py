@@ -8,19 +8,18 @@ a 0 there, which changes no inner product. (Bachrach et al., RecSys 2014.)
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
+from tamis.data.picks import evenly
 from tamis.index.vectors import Vectors, VectorsConfig
 from tamis.recall.ascending import distinct, outside, rows_among
 from tamis.types import Candidates, Catalog, Query
 
 F32 = NDArray[np.float32]
-
-_TUNING_QUERIES: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Factors:
     ) -> "Factors":
         """From vectors [i, d] of all items, of which those `learnt` [i] are kept.
 
-        limit: how many will be asked for, 0 = all.   queries: [q, d] vectors to tune the index by.
+        limit: how many will be asked for, 0 = all.   queries: [q, d] users' vectors to tune the index by.
         how: the kind of index, and the seed of its making.
         """
         config, seed = how
@@ -44,7 +43,7 @@ class Factors:
         kept = np.asarray(vectors[items], np.float32)
         squares = np.einsum("nd,nd->n", kept, kept, dtype=np.float64)
         last = np.sqrt(squares.max(initial=0.0) - squares).astype(np.float32)
-        asked = _longer(queries[-_TUNING_QUERIES:]) if len(queries) else None
+        asked = _longer(evenly(queries, config.recall_queries)) if len(queries) else None
         return Factors(items, Vectors.build(np.column_stack([kept, last]), config, limit or len(items), asked, seed))
 
     def rows(self, items: NDArray[np.int64]) -> NDArray[np.int64]:

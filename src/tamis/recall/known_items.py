@@ -26,10 +26,21 @@ class KnownItems:
 
     @classmethod
     def build(
-        cls, items: NDArray[np.int64], vectors: NDArray[np.float32], config: VectorsConfig, limit: int, seed: int
+        cls,
+        items: NDArray[np.int64],
+        vectors: NDArray[np.float32],
+        limit: int,
+        queries: NDArray[np.float32] | None,
+        how: tuple[VectorsConfig, int],
     ) -> Self:
-        """vectors: [v, d] of length 1.   limit: how many will be asked for, 0 = all."""
-        return cls(items, Vectors.build(vectors, config, limit or len(items), seed=seed))
+        """vectors: [v, d] of length 1.   limit: how many will be asked for, 0 = all.
+
+        queries: [q, d] users' vectors to tune the index by; without any it is tuned by those of items.
+        how: the kind of index, and the seed of its making.
+        """
+        config, seed = how
+        asked = queries if queries is not None and len(queries) else None
+        return cls(items, Vectors.build(vectors, config, limit or len(items), asked, seed))
 
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """[n] the row of each item number, −1 for items that are not known."""

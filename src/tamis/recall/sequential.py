@@ -8,6 +8,7 @@ a row (nobody acted on them before training ended) are passed over in histories 
 (SASRec: Kang and McAuley, "Self-attentive sequential recommendation", ICDM 2018.)
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, StepConfig
+from tamis.data.picks import evenly
 from tamis.data.samples import Timeline
 from tamis.errors import ConfigError
 from tamis.features.inputs import Inputs
@@ -92,8 +94,11 @@ class Sequential:
         vectors, _ = nets_module("sequential").fit_sequential(
             sequences, config.plan(), seed, nets.path, inputs.progress, inputs.journal
         )
-        known = KnownItems.build(items, vectors, config.index, config.limit, seed)
-        return cls(config, nets, _open(nets.path), known, actions)
+        user_net = _open(nets.path)
+        asked = [user_net.run(entries=vectors[rows])["vector"] for rows in _pasts(sequences, config)]
+        queries = np.concatenate([vectors[:0], *asked])
+        known = KnownItems.build(items, vectors, config.limit, queries, (config.index, seed))
+        return cls(config, nets, user_net, known, actions)
 
     def recall(self, query: Query) -> Candidates:
         """The items that are most likely next, best first, with column `similarity`, those of his history left out.
@@ -151,6 +156,13 @@ def sequences_of(inputs: Inputs, actions: NDArray[np.uint8]) -> tuple[NDArray[np
     starts = np.searchsorted(owner, np.append(users, len(users)))
     learnt = starts[:-1] + np.bincount(owner[early], minlength=len(users))
     return items, Sequences(rows, starts, learnt, len(items))
+
+
+def _pasts(sequences: Sequences, config: SequentialConfig) -> Iterator[NDArray[np.int64]]:
+    """Rows of what the net reads of the histories of some users where learning ends, to tune the index by."""
+    starts, ends = sequences.starts[:-1], sequences.learnt
+    for user in evenly(np.flatnonzero(ends > starts), config.index.recall_queries).tolist():
+        yield sequences.items[starts[user] : ends[user]][-config.length :]
 
 
 def _first_of_runs(rows: NDArray[np.int64]) -> NDArray[np.bool_]:

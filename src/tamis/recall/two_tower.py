@@ -31,10 +31,10 @@ from tamis.nets.item_vectors import FreshVectors, item_vectors
 from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import ContrastPlan, LossPlan, TowerPlan, ViewsPlan
+from tamis.recall.tuning import request_vectors
 from tamis.types import Candidates, Catalog, Query
 
 _LAYOUT_FILE: Final = "layout.json"
-_TUNING_QUERIES: Final = 200
 
 
 class SelfSupervisedConfig(Config, frozen=True):
@@ -116,8 +116,8 @@ class TwoTower:
         nets_module("contrast").fit_two_towers(inputs, config.plan(), seed, nets.path)
         user_tower, item_tower = _open(nets.path)
         vectors = item_vectors(item_tower, inputs.catalog.features(np.arange(len(inputs.catalog))))
-        wanted = config.limit or len(vectors)
-        index = Vectors.build(vectors, config.index, wanted, _last_users(inputs, user_tower), seed)
+        asked = request_vectors(inputs, user_tower, config.index.recall_queries)
+        index = Vectors.build(vectors, config.index, config.limit or len(vectors), asked, seed)
         return cls(config, inputs.layout, nets, user_tower, index, FreshVectors(item_tower, len(vectors)))
 
     def update(self, inputs: Inputs, seed: int) -> Self:
@@ -199,13 +199,3 @@ def best_of_all(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[ND
 
 def _open(folder: Path) -> tuple[Session, Session]:
     return Session.open(folder / "user.onnx"), Session.open(folder / "item.onnx")
-
-
-def _last_users(inputs: Inputs, user_tower: Session) -> NDArray[np.float32] | None:
-    """[q, d] vectors of the latest training requests, for tuning the index by; None when there are none."""
-    if not len(inputs.train):
-        return None
-    batch = inputs.batch(inputs.train, np.argsort(inputs.train.time, kind="stable")[-_TUNING_QUERIES:])
-    run = user_tower.run(user_codes=batch.user_codes, user_dense=batch.user_dense, history_codes=batch.history_codes)
-    vectors = run["vector"]
-    return vectors.reshape(-1, vectors.shape[-1])

@@ -29,6 +29,7 @@ from tamis.nets.next_item_plans import YoutubePlan
 from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.recall.known_items import KnownItems
+from tamis.recall.tuning import request_vectors
 from tamis.types import Candidates, Catalog, Query
 
 _LAYOUT_FILE: Final = "layout.json"
@@ -77,8 +78,10 @@ class YoutubeDnn:
         """
         nets = NetFolder.temporary()
         items, vectors, _ = nets_module("youtube").fit_youtube(inputs, config.plan(), seed, nets.path)
-        known = KnownItems.build(items, vectors, config.index, config.limit, seed)
-        return cls(config, inputs.layout, nets, _open(nets.path), known)
+        user_net = _open(nets.path)
+        asked = request_vectors(inputs, user_net, config.index.recall_queries)
+        known = KnownItems.build(items, vectors, config.limit, asked, (config.index, seed))
+        return cls(config, inputs.layout, nets, user_net, known)
 
     def recall(self, query: Query) -> Candidates:
         """The items that are most likely next, best first, with column `similarity`, those of his history left out.

@@ -16,7 +16,7 @@ NONE = np.empty(0, np.int64)
 def known(items: list[int]) -> KnownItems:
     angles = ANGLES[: len(items)]
     vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
-    return KnownItems.build(np.array(items, np.int64), vectors, VectorsConfig(), 0, 1)
+    return KnownItems.build(np.array(items, np.int64), vectors, 0, None, (VectorsConfig(), 1))
 
 
 def catalog(items: int) -> Catalog:
