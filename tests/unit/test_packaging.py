@@ -52,7 +52,7 @@ def test_everything_that_is_shipped_is_there_and_the_templates_are_part_of_the_p
     for path in (*targets["sdist"]["include"], *targets["wheel"]["packages"], *PROJECT["project"]["license-files"]):
         assert (ROOT / path).exists(), path
     assert sorted(file.name for file in (ROOT / "src/tamis/configs").iterdir()) == [
-        "demo.toml", "kuairand.toml", "movielens.toml", "plan.toml",
+        "demo.toml", "kuairand.toml", "movielens.toml", "plan.toml", "table.toml",
     ]  # fmt: skip
 
 

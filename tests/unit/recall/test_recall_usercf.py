@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from tamis.data.dataset import Events
 from tamis.features.inputs import Inputs
 from tamis.recall.neighbours import Neighbours
 from tamis.recall.usercf import UserCF, UserCFConfig, similar_users
@@ -185,7 +186,9 @@ def test_users_without_a_row_or_without_likeness_get_nothing() -> None:
 
 def training(user: np.ndarray, item: np.ndarray, action: np.ndarray, users: int, items: int) -> Any:
     """Inputs with these events, oldest first, and nothing else."""
-    events: Any = SimpleNamespace(user=user, item=item, action=action)
+    count = len(user)
+    nothing = {"value": np.zeros(count, np.float32), "time": np.arange(count) * 1.0}
+    events = Events(user, item, action, **nothing, request=np.full(count, -1), position=np.full(count, -1, np.int16))
     inputs: Any = SimpleNamespace(
         users=Features(np.zeros((users, 0), np.int32), np.zeros((users, 0), np.float32)),
         catalog=range(items),
