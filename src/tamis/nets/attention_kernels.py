@@ -6,8 +6,14 @@ For candidate n of request r and history entry l, with q = query, x = entry, x' 
     score  = output_weight · relu(hidden) + bias,  0 where the entry is absent
     pooled[n] = Σ_l score · x[r, l]
 
+The way back does not make the hidden layer again: which units were above 0 is all it needs. With s the slope of a score
+and u = s where the unit is above 0, else 0, still without the output weight o_h, which comes in at the end:
+
+    Z_n = u_n x'   [H, D]       product_weight_h:  o_h Σ_n q_n * Z_n,h        q_n:  Σ_h o_h product_weight_h * Z_n,h
+    o_h:  Σ u · hidden,  which is  Σ_l key_part Σ_n u + Σ_n query_part Σ_l u + product_weight_h · Σ_n q_n * Z_n,h
+
 Everything of one group of candidates stays in the cache. Letters: r requests, n candidates, L history entries, V width
-of an entry, D width of a query, H hidden units, P = L rounded up to 8, G candidates of a group. V, D, H are multiples
+of an entry, D width of a query, H hidden units, P = L rounded up to 4, G candidates of a group. V, D, H are multiples
 of 4.
 """
 
@@ -17,71 +23,43 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.nets.small_products import multiply, scratch
+
 GROUP: Final = 8
 _FAST: Final = {"reassoc", "contract", "nsz", "nnan", "arcp"}  # sums may be reordered; the order is fixed by the code
 A = NDArray[Any]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _multiply(out: A, left: A, right: A, size: int) -> None:
-    """out[a, : size] += left [a, b] @ right [b, : size]; a and b are multiples of 4."""
-    for a in range(0, left.shape[0], 4):
-        for b in range(0, left.shape[1], 4):
-            u0, u1, u2, u3 = left[a, b], left[a, b + 1], left[a, b + 2], left[a, b + 3]
-            v0, v1, v2, v3 = left[a + 1, b], left[a + 1, b + 1], left[a + 1, b + 2], left[a + 1, b + 3]
-            w0, w1, w2, w3 = left[a + 2, b], left[a + 2, b + 1], left[a + 2, b + 2], left[a + 2, b + 3]
-            z0, z1, z2, z3 = left[a + 3, b], left[a + 3, b + 1], left[a + 3, b + 2], left[a + 3, b + 3]
-            for k in range(size):
-                r0, r1, r2, r3 = right[b, k], right[b + 1, k], right[b + 2, k], right[b + 3, k]
-                out[a, k] += u0 * r0 + u1 * r1 + u2 * r2 + u3 * r3
-                out[a + 1, k] += v0 * r0 + v1 * r1 + v2 * r2 + v3 * r3
-                out[a + 2, k] += w0 * r0 + w1 * r1 + w2 * r2 + w3 * r3
-                out[a + 3, k] += z0 * r0 + z1 * r1 + z2 * r2 + z3 * r3
-
-
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _dots(out: A, left: A, right: A, size: int) -> None:
-    """out [a, b] += left[:, : size] @ right[:, : size].T; a and b are multiples of 4."""
-    o = out.dtype.type(0)
-    for a in range(0, left.shape[0], 4):
-        for b in range(0, right.shape[0], 4):
-            s00, s01, s02, s03, s10, s11, s12, s13 = o, o, o, o, o, o, o, o
-            s20, s21, s22, s23, s30, s31, s32, s33 = o, o, o, o, o, o, o, o
-            for k in range(size):
-                l0, l1, l2, l3 = left[a, k], left[a + 1, k], left[a + 2, k], left[a + 3, k]
-                r0, r1, r2, r3 = right[b, k], right[b + 1, k], right[b + 2, k], right[b + 3, k]
-                s00, s01, s02, s03 = s00 + l0 * r0, s01 + l0 * r1, s02 + l0 * r2, s03 + l0 * r3
-                s10, s11, s12, s13 = s10 + l1 * r0, s11 + l1 * r1, s12 + l1 * r2, s13 + l1 * r3
-                s20, s21, s22, s23 = s20 + l2 * r0, s21 + l2 * r1, s22 + l2 * r2, s23 + l2 * r3
-                s30, s31, s32, s33 = s30 + l3 * r0, s31 + l3 * r1, s32 + l3 * r2, s33 + l3 * r3
-            sums = ((s00, s01, s02, s03), (s10, s11, s12, s13), (s20, s21, s22, s23), (s30, s31, s32, s33))
-            for i in range(4):
-                for j in range(4):
-                    out[a + i, b + j] += sums[i][j]
+def padded_length(length: int) -> int:
+    """P: a history's length rounded up to a multiple of 4."""
+    return (length + 3) // 4 * 4
 
 
 @numba.njit(cache=True, nogil=True)
-def _entries(x: A, key_part: A, there: A, scratch: tuple[A, A, A, A]) -> int:
-    """Lays one request's history out by column; the number of entries up to the last present one, rounded up to 8.
+def _entries(x: A, there: A, rows: A, mask: A) -> int:
+    """Copies one request's history; the number of entries up to the last present one, rounded up to 4.
 
-    x: [L, V].   key_part: [L, H].   there: [L] bool.   scratch: (rows [P, V], columns [V, P], keys [H, P], mask [P]).
+    x: [L, V].   there: [L] bool.   Filled, absent entries with zeros: rows [P, V], mask [P] 1 or 0.
     """
-    rows, columns, keys, mask = scratch
     last = 0
     for i in range(len(there)):
         if there[i]:
             last = i + 1
-    padded = (last + 7) // 8 * 8
+    padded = (last + 3) // 4 * 4
     for i in range(padded):
         present = i < last and there[i]
         mask[i] = 1 if present else 0
         for v in range(x.shape[1]):
-            value = x[i, v] if present else x.dtype.type(0)
-            rows[i, v] = value
-            columns[v, i] = value
-        for h in range(keys.shape[0]):
-            keys[h, i] = key_part[i, h] if present else x.dtype.type(0)
+            rows[i, v] = x[i, v] if present else x.dtype.type(0)
     return padded
+
+
+@numba.njit(cache=True, nogil=True)
+def _columns(out: A, rows: A, mask: A) -> None:
+    """Fills out [c, : P] with the transpose of rows [≥ P, ≥ c]; what the mask [P] calls absent is 0."""
+    for i in range(len(mask)):
+        for c in range(out.shape[0]):
+            out[c, i] = rows[i, c] if mask[i] > 0 else rows.dtype.type(0)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
@@ -95,111 +73,117 @@ def _pairs(out: A, queries: A, columns: A, padded: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _hidden(out: A, keys: A, query_parts: A, weights: tuple[A, A], padded: int) -> None:
-    """Fills out [H, G·P] with the hidden layer, before the relu, of G candidates.
-
-    query_parts: [G, H].   weights: (product weight [H, D], the pairs [D, G·P]).
-    """
-    product_weight, pairs = weights
+def _parts(out: A, keys: A, query_parts: A, padded: int) -> None:
+    """Fills out [H, G·P] with the parts of G candidates, query_parts [G, H], plus those of the entries, keys [H, P]."""
     for h in range(keys.shape[0]):
         for g in range(query_parts.shape[0]):
             part, at = query_parts[g, h], np.uint64(g * padded)
             for k in range(np.uint64(padded)):
                 out[h, at + k] = keys[h, k] + part
-    _multiply(out, product_weight, pairs, query_parts.shape[0] * padded)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _scores(out: A, hidden: A, output_weight: A, mask: A, span: tuple[int, int]) -> None:
-    """Fills out[: P] with the scores of one candidate, whose hidden layer is hidden[:, span].
+def _scores(out: A, hidden: A, output_weight: A, size: int) -> None:
+    """Fills out[: size] with the scores from hidden [H, : size], before the relu.
 
     output_weight: [H + 1], the last one is the bias.
     """
     units, zero = hidden.shape[0], hidden.dtype.type(0)
-    at, padded = np.uint64(span[0]), np.uint64(span[1] - span[0])
-    for k in range(padded):
-        out[k] = output_weight[units]
-    for h in range(units):
-        weight = output_weight[h]
-        for k in range(padded):
-            out[k] += weight * max(hidden[h, at + k], zero)
-    for k in range(padded):
-        out[k] *= mask[k]
+    out[:size] = output_weight[units]
+    for h in range(0, units, 4):
+        a, b, c, d = output_weight[h], output_weight[h + 1], output_weight[h + 2], output_weight[h + 3]
+        r0, r1, r2, r3 = hidden[h], hidden[h + 1], hidden[h + 2], hidden[h + 3]
+        for k in range(size):
+            first = a * max(r0[k], zero) + b * max(r1[k], zero)
+            out[k] += first + c * max(r2[k], zero) + d * max(r3[k], zero)
 
 
 @numba.njit(cache=True, nogil=True)
-def pool(keys: tuple[A, A, A, A], queries: tuple[A, A], weights: tuple[A, A], out: A, part: tuple[int, int]) -> None:
-    """Fills out[n] for all candidates of the requests part[0] : part[1].
+def _above(out: NDArray[np.uint8], hidden: A) -> None:
+    """Fills out [H, k] with 1 where hidden [H, ≥ k] is above 0, else 0."""
+    for h in range(out.shape[0]):
+        own, given = out[h], hidden[h]
+        for k in range(len(own)):
+            own[k] = given[k] > 0
+
+
+@numba.njit(cache=True, nogil=True)
+def pool(
+    keys: tuple[A, A, A, A], queries: tuple[A, A], weights: tuple[A, A], outs: tuple[A, A, A], part: tuple[int, int]
+) -> None:
+    """Fills out[n] for all candidates of the requests part[0] : part[1], and what `pool_gradient` needs to know.
 
     keys: (x [r, L, V], key_part [r, L, H], there [r, L] bool, first [r + 1], the rows of each request).
     queries: (query [n, D], query_part [n, H]).   weights: (product_weight [H, D], output_weight [H + 1]).
+    outs: (out [n, V], scores [n, P], above [n, H · P] uint8: of a group of candidates the units above 0, [H, G·P'] with
+    P' the entries up to the request's last); the last two may be empty.
     """
     x, key_part, there, first = keys
     query, query_part = queries
     product_weight, output_weight = weights
-    length, width = x.shape[1], x.shape[2]
-    units, depth = product_weight.shape
-    room = (length + 7) // 8 * 8
-    kind = x.dtype
-    rows, columns = np.empty((room, width), kind), np.empty((width, room), kind)
-    key_columns, mask = np.empty((units, room), kind), np.empty(room, kind)
-    hidden, pairs = np.empty((units, GROUP * room), kind), np.empty((depth, GROUP * room), kind)
+    out, kept_scores, kept_above = outs
+    width, (units, depth) = x.shape[2], product_weight.shape
+    room = (x.shape[1] + 3) // 4 * 4
+    rows, mask = scratch(room, width, x), np.empty(room, x.dtype)
+    columns, key_columns = scratch(depth, room, x), scratch(units, room, x)
+    hidden, pairs = scratch(units, GROUP * room, x), scratch(depth, GROUP * room, x)
+    scores, pooled = scratch(1, GROUP * room, x)[0], scratch(GROUP, width, x)
     for r in range(part[0], part[1]):
-        padded = _entries(x[r], key_part[r], there[r], (rows, columns, key_columns, mask))
+        padded = _entries(x[r], there[r], rows, mask)
+        _columns(columns, rows, mask[:padded])
+        _columns(key_columns, key_part[r], mask[:padded])
         for start in range(first[r], first[r + 1], GROUP):
             count = min(GROUP, first[r + 1] - start)
-            group = slice(start, start + count)
-            whole = (count + 3) // 4 * 4
-            scores, pooled = np.zeros((whole, padded), kind), np.zeros((whole, width), kind)
+            group, whole, flat = slice(start, start + count), (count + 3) // 4 * 4, count * padded
             _pairs(pairs, query[group], columns, padded)
-            _hidden(hidden, key_columns, query_part[group], (product_weight, pairs), padded)
+            _parts(hidden, key_columns, query_part[group], padded)
+            multiply(hidden[:, :flat], product_weight, pairs[:, :flat])
+            _scores(scores, hidden, output_weight, flat)
             for g in range(count):
-                _scores(scores[g], hidden, output_weight, mask, (g * padded, (g + 1) * padded))
-            _multiply(pooled, scores, rows, width)
-            out[start : start + count] = pooled[:count]
+                at = np.uint64(g * padded)
+                for k in range(np.uint64(padded)):
+                    scores[at + k] *= mask[k]
+            scores[flat : whole * padded] = 0
+            pooled[:] = 0
+            multiply(pooled[:whole], scores[: whole * padded].reshape(whole, padded), rows[:padded])
+            for g in range(count):
+                for v in range(width):
+                    out[start + g, v] = pooled[g, v]
+            if len(kept_above):
+                kept_scores[group, :padded] = scores[:flat].reshape(count, padded)
+                _above(kept_above[group].ravel()[: units * flat].reshape(units, flat), hidden)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _through_relu(hidden: A, slopes: tuple[A, A], sums: tuple[A, A, A], span: tuple[int, int]) -> None:
-    """Turns one candidate's hidden layer hidden[:, span] into its slope, in place.
+def _through_relu(out: A, slope: A, above: NDArray[np.uint8], sums: tuple[A, A], span: tuple[int, int]) -> None:
+    """Fills out [H, : P] with slope [P] of one candidate's scores where the unit is above 0, above[:, span], else 0.
 
-    slopes: (of the scores [P], output_weight [H + 1]).
-    sums, added to: (of output_weight [H + 1], of the query part [H], of the keys [H, P]).
+    sums: (of the query part [H], filled, of the keys [H, P], added to).
     """
-    score_slope, output_weight = slopes
-    weight_sum, query_sum, key_sum = sums
-    units, zero = hidden.shape[0], hidden.dtype.type(0)
-    at, padded = np.uint64(span[0]), np.uint64(span[1] - span[0])
-    for h in range(units):
-        weight, total, through = output_weight[h], zero, zero
+    query_sum, key_sum = sums
+    zero, at, padded = out.dtype.type(0), np.uint64(span[0]), np.uint64(span[1] - span[0])
+    for h in range(out.shape[0]):
+        total, kept, made, keys = zero, above[h], out[h], key_sum[h]
         for k in range(padded):
-            value = hidden[h, at + k]
-            slope = score_slope[k] * weight if value > zero else zero
-            total += score_slope[k] * max(value, zero)
-            through += slope
-            hidden[h, at + k] = slope
-            key_sum[h, k] += slope
-        weight_sum[h] += total
-        query_sum[h] += through
-    for k in range(padded):
-        weight_sum[units] += score_slope[k]
+            value = slope[k] if kept[at + k] != 0 else zero
+            made[k] = value
+            keys[k] += value
+            total += value
+        query_sum[h] = total
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _through_product(slope: A, pair: tuple[A, A], sums: tuple[A, A], span: tuple[int, int]) -> None:
-    """Sends slope[:, span], of q * x', on to q and to x'.
+def _through_product(between: A, query: A, weighted: A, sums: tuple[A, A]) -> None:
+    """Sends u x' of one candidate, between [H, D], on to the weights and to q.
 
-    pair: (query [D], columns [V, P]).   sums, added to: (query [D], columns [V, P]).
+    weighted: [H, D] product_weight times the output weight.   sums, added to: (of product_weight [H, D], of q [D]).
     """
-    query, columns = pair
-    query_sum, column_sum = sums
-    at, padded = np.uint64(span[0]), np.uint64(span[1] - span[0])
-    for d in range(len(query)):
-        q, total = query[d], query.dtype.type(0)
-        for k in range(padded):
-            total += slope[d, at + k] * columns[d, k]
-            column_sum[d, k] += q * slope[d, at + k]
-        query_sum[d] += total
+    product_sum, query_sum = sums
+    for h in range(between.shape[0]):
+        given, weight, total = between[h], weighted[h], product_sum[h]
+        for d in range(len(query)):
+            total[d] += query[d] * given[d]
+            query_sum[d] += weight[d] * given[d]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -207,55 +191,70 @@ def pool_gradient(
     keys: tuple[A, A, A, A],
     queries: tuple[A, A],
     weights: tuple[A, A],
-    slope: A,
+    kept: tuple[A, A, A],
     sums: tuple[A, A, A, A, A, A],
     part: tuple[int, int],
 ) -> None:
-    """The gradient of `pool` for the requests part[0] : part[1], given `slope` [n, V] of its output.
+    """The gradient of `pool` for the requests part[0] : part[1].
 
-    sums: arrays to fill (x, key_part, query, query_part: all zeros before) or to add to (product_weight,
-    output_weight), shaped like the things they are the gradients of.
+    kept: (slope [n, V] of `pool`'s output, and what it noted: scores and the units above 0).
+    sums: arrays of zeros to fill (x, key_part, query, query_part; product_weight and output_weight of this part alone),
+    shaped like the things they are the gradients of.
     """
     x, key_part, there, first = keys
     query, query_part = queries
     product_weight, output_weight = weights
-    x_sum, key_sum, query_sum, query_part_sum, product_sum, output_sum = sums
-    length, width = x.shape[1], x.shape[2]
-    units, depth = product_weight.shape
-    room = (length + 7) // 8 * 8
-    kind = x.dtype
-    turned = np.ascontiguousarray(product_weight.T)
-    rows, columns = np.empty((room, width), kind), np.empty((width, room), kind)
-    key_columns, mask = np.empty((units, room), kind), np.empty(room, kind)
-    hidden = np.empty((units, GROUP * room), kind)
-    back, pairs = np.empty((depth, GROUP * room), kind), np.empty((depth, GROUP * room), kind)
+    slope, scores, above = kept
+    x_sum, key_part_sum, query_sum, query_part_sum, product_sum, output_sum = sums
+    width, (units, depth) = x.shape[2], product_weight.shape
+    room = (x.shape[1] + 3) // 4 * 4
+    rows, mask = scratch(room, width, x), np.empty(room, x.dtype)
+    columns, row_sum = scratch(width, room, x), scratch(room, width, x)
+    key_sum, unit_sum, through = scratch(units, room, x), np.empty(units, x.dtype), scratch(units, room, x)
+    score_slope, out_slope = scratch(GROUP, room, x), scratch(GROUP, width, x)
+    weighted, with_query, between = scratch(units, depth, x), scratch(units, depth, x), scratch(units, depth, x)
+    for h in range(units):
+        for d in range(depth):
+            weighted[h, d] = output_weight[h] * product_weight[h, d]
     for r in range(part[0], part[1]):
-        padded = _entries(x[r], key_part[r], there[r], (rows, columns, key_columns, mask))
-        column_sum, key_column_sum = np.zeros((width, padded), kind), np.zeros((units, padded), kind)
+        padded = _entries(x[r], there[r], rows, mask)
+        _columns(columns, rows, mask[:padded])
+        row_sum[:padded] = 0
+        key_sum[:, :padded] = 0
         for start in range(first[r], first[r + 1], GROUP):
             count = min(GROUP, first[r + 1] - start)
-            whole = (count + 3) // 4 * 4
-            scores, score_slope = np.zeros((whole, padded), kind), np.zeros((whole, padded), kind)
-            out_slope = np.zeros((whole, width), kind)
-            out_slope[:count] = slope[start : start + count]
-            group = slice(start, start + count)
-            _multiply(score_slope, out_slope, columns, padded)
-            _pairs(pairs, query[group], columns, padded)
-            _hidden(hidden, key_columns, query_part[group], (product_weight, pairs), padded)
+            group, whole, flat = slice(start, start + count), (count + 3) // 4 * 4, count * padded
+            out_slope[count:] = 0
             for g in range(count):
-                n, span = start + g, (g * padded, (g + 1) * padded)
-                _scores(scores[g], hidden, output_weight, mask, span)
-                score_slope[g] *= mask[:padded]
-                part_sums = (output_sum, query_part_sum[n], key_column_sum)
-                _through_relu(hidden, (score_slope[g], output_weight), part_sums, span)
-            back[:, : count * padded] = 0
-            _multiply(back, turned, hidden, count * padded)
+                for v in range(width):
+                    out_slope[g, v] = slope[start + g, v]
+            score_slope[:, :padded] = 0
+            multiply(score_slope[:whole, :padded], out_slope, columns[:width, :padded])
+            multiply(row_sum[:padded, :width], scores[group, :padded].T, out_slope[:count])
+            units_above = above[group].ravel()[: units * flat].reshape(units, flat)
             for g in range(count):
-                n, span = start + g, (g * padded, (g + 1) * padded)
-                _through_product(back, (query[n], columns), (query_sum[n], column_sum), span)
-            _dots(product_sum, hidden, pairs, count * padded)
-            _multiply(column_sum, np.ascontiguousarray(out_slope.T), scores, padded)
-        for i in range(min(padded, length)):
+                n, own, of_scores = start + g, through[:, :padded], score_slope[g]
+                for k in range(padded):
+                    of_scores[k] *= mask[k]
+                    output_sum[units] += of_scores[k]
+                _through_relu(through, of_scores, units_above, (unit_sum, key_sum), (g * padded, (g + 1) * padded))
+                for h in range(units):
+                    query_part_sum[n, h] = output_weight[h] * unit_sum[h]
+                    output_sum[h] += query_part[n, h] * unit_sum[h]
+                    for d in range(depth):
+                        with_query[h, d] = weighted[h, d] * query[n, d]
+                multiply(row_sum[:padded, :depth], own.T, with_query[:, :depth])
+                between[:] = 0
+                multiply(between[:, :depth], own, rows[:padded, :depth])
+                _through_product(between, query[n], weighted, (product_sum, query_sum[n]))
+        for i in range(min(padded, x.shape[1])):
             if there[r, i]:
-                x_sum[r, i] = column_sum[:, i]
-                key_sum[r, i] = key_column_sum[:, i]
+                for v in range(width):
+                    x_sum[r, i, v] = row_sum[i, v]
+                for h in range(units):
+                    key_part_sum[r, i, h] = output_weight[h] * key_sum[h, i]
+                    output_sum[h] += key_part[r, i, h] * key_sum[h, i]
+    for h in range(units):
+        for d in range(depth):
+            output_sum[h] += product_weight[h, d] * product_sum[h, d]
+            product_sum[h, d] *= output_weight[h]

@@ -90,8 +90,8 @@ class DinAttention(nn.Module):
         if rows is None:
             rows = Rows.of(torch.zeros(len(query), dtype=torch.int64), 1)
         key_part = self.key(entries)
-        weights = (self.product, self.output)
-        out: Tensor = _Pool.apply(entries, key_part, query, self.query(query), *weights, there, rows)  # type: ignore[no-untyped-call]
+        given = (entries, key_part, query, self.query(query), self.product, self.output)
+        out: Tensor = _Pool.apply(*given, there, rows, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
         return out
 
     def _one_request(self, query: Tensor, entries: Tensor, there: Tensor) -> Tensor:
@@ -169,31 +169,37 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        entries, key_part, query, query_part, product, output, there, rows = arguments
-        ctx.save_for_backward(entries, key_part, query, query_part, product, output)
+        *given, there, rows, learns = arguments
+        entries, query, units = given[0], given[2], given[4].shape[0]
+        length = kernels.padded_length(entries.shape[1])
+        noted = (len(query), length, units * length) if learns else (0, 0, 0)
+        scores = torch.empty(noted[0], noted[1], dtype=entries.dtype)
+        above = torch.empty(noted[0], noted[2], dtype=torch.uint8)
+        ctx.save_for_backward(*given, scores, above)
         ctx.there, ctx.rows = there.numpy(), rows
-        keys, queries, weights = _arrays(ctx, (entries, key_part, query, query_part, product, output))
+        keys, queries, weights = _arrays(ctx, given)
         out = torch.empty(len(query), entries.shape[2], dtype=entries.dtype)
-        side_by_side(spans(rows.first), lambda _, part: kernels.pool(keys, queries, weights, out.numpy(), part))
+        outs = out.numpy(), scores.numpy(), above.numpy()
+        side_by_side(spans(rows.first), lambda _, part: kernels.pool(keys, queries, weights, outs, part))
         return out
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
-        saved = ctx.saved_tensors
-        keys, queries, weights = _arrays(ctx, saved)
-        sums = [torch.zeros_like(part) for part in saved[:4]]
-        weight_sums = [torch.zeros(PARTS, *part.shape, dtype=part.dtype) for part in saved[4:]]
-        slopes = slope.contiguous().numpy()
+        *given, scores, above = ctx.saved_tensors
+        keys, queries, weights = _arrays(ctx, given)
+        sums = [torch.zeros_like(part) for part in given[:4]]
+        weight_sums = [torch.zeros(PARTS, *part.shape, dtype=part.dtype) for part in given[4:]]
+        kept = slope.contiguous().numpy(), scores.numpy(), above.numpy()
 
         def work(i: int, part: Span) -> None:
             own = [total[i] for total in weight_sums]
             filled: Any = tuple(total.numpy() for total in (*sums, *own))
-            kernels.pool_gradient(keys, queries, weights, slopes, filled, part)
+            kernels.pool_gradient(keys, queries, weights, kept, filled, part)
 
         side_by_side(spans(ctx.rows.first), work)
-        return (*sums, *(total.sum(0) for total in weight_sums), None, None)
+        return (*sums, *(total.sum(0) for total in weight_sums), None, None, None)
 
 
-def _arrays(ctx: Any, saved: tuple[Tensor, ...]) -> tuple[Any, Any, Any]:
+def _arrays(ctx: Any, saved: Sequence[Tensor]) -> tuple[Any, Any, Any]:
     entries, key_part, query, query_part, product, output = (part.detach().contiguous().numpy() for part in saved)
     return (entries, key_part, ctx.there, ctx.rows.first), (query, query_part), (product, output)
