@@ -26,13 +26,21 @@ from numpy.typing import NDArray
 from tamis.nets.small_products import multiply, scratch
 
 GROUP: Final = 8
+_LANES: Final = 16  # short loops go on to a multiple of this, over what is written next or never read: no odd rest
 _FAST: Final = {"reassoc", "contract", "nsz", "nnan", "arcp"}  # sums may be reordered; the order is fixed by the code
 A = NDArray[Any]
 
 
-def padded_length(length: int) -> int:
-    """P: a history's length rounded up to a multiple of 4."""
-    return (length + 3) // 4 * 4
+def noted_widths(length: int, units: int) -> tuple[int, int]:
+    """Columns of the two arrays in which `pool` notes what `pool_gradient` needs: P, and H · P with a little room."""
+    padded = (length + 3) // 4 * 4
+    return padded, units * padded + _LANES
+
+
+@numba.njit(cache=True, nogil=True)
+def _whole(padded: int) -> int:
+    """Lanes of a loop over one candidate's P."""
+    return (padded + _LANES - 1) // _LANES * _LANES
 
 
 @numba.njit(cache=True, nogil=True)
@@ -65,20 +73,22 @@ def _columns(out: A, rows: A, mask: A) -> None:
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
 def _pairs(out: A, queries: A, columns: A, padded: int) -> None:
     """Fills out [D, G·P] with q * x' of G candidates, one after the other; queries: [G, D]."""
+    lanes = np.uint64(_whole(padded))  # unsigned: no check for counting from the end
     for d in range(queries.shape[1]):
         for g in range(queries.shape[0]):
-            q, at = queries[g, d], np.uint64(g * padded)  # unsigned: no check for counting from the end
-            for k in range(np.uint64(padded)):
+            q, at = queries[g, d], np.uint64(g * padded)
+            for k in range(lanes):
                 out[d, at + k] = q * columns[d, k]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
 def _parts(out: A, keys: A, query_parts: A, padded: int) -> None:
     """Fills out [H, G·P] with the parts of G candidates, query_parts [G, H], plus those of the entries, keys [H, P]."""
+    lanes = np.uint64(_whole(padded))
     for h in range(keys.shape[0]):
         for g in range(query_parts.shape[0]):
             part, at = query_parts[g, h], np.uint64(g * padded)
-            for k in range(np.uint64(padded)):
+            for k in range(lanes):
                 out[h, at + k] = keys[h, k] + part
 
 
@@ -126,7 +136,7 @@ def pool(
     room = (x.shape[1] + 3) // 4 * 4
     rows, mask = scratch(room, width, x), np.empty(room, x.dtype)
     columns, key_columns = scratch(depth, room, x), scratch(units, room, x)
-    hidden, pairs = scratch(units, GROUP * room, x), scratch(depth, GROUP * room, x)
+    hidden, pairs = scratch(units, GROUP * room + _LANES, x), scratch(depth, GROUP * room + _LANES, x)
     scores, pooled = scratch(1, GROUP * room, x)[0], scratch(GROUP, width, x)
     for r in range(part[0], part[1]):
         padded = _entries(x[r], there[r], rows, mask)
@@ -156,20 +166,50 @@ def pool(
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
 def _through_relu(out: A, slope: A, above: NDArray[np.uint8], sums: tuple[A, A], span: tuple[int, int]) -> None:
-    """Fills out [H, : P] with slope [P] of one candidate's scores where the unit is above 0, above[:, span], else 0.
+    """Fills out [H, : P] with slope [P, then 0] of one candidate's scores where above[:, span], the unit's, is 1.
 
     sums: (of the query part [H], filled, of the keys [H, P], added to).
     """
     query_sum, key_sum = sums
-    zero, at, padded = out.dtype.type(0), np.uint64(span[0]), np.uint64(span[1] - span[0])
+    zero, at, lanes = out.dtype.type(0), np.uint64(span[0]), np.uint64(_whole(span[1] - span[0]))
     for h in range(out.shape[0]):
         total, kept, made, keys = zero, above[h], out[h], key_sum[h]
-        for k in range(padded):
+        for k in range(lanes):
             value = slope[k] if kept[at + k] != 0 else zero
             made[k] = value
             keys[k] += value
             total += value
         query_sum[h] = total
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+def _masked(slope: A, mask: A, padded: int) -> float:
+    """Multiplies slope[: P] by mask [P]; its sum."""
+    total = slope.dtype.type(0)
+    for k in range(padded):
+        slope[k] *= mask[k]
+        total += slope[k]
+    return float(total)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+def _through_query(unit_sum: A, given: tuple[A, A], sums: tuple[A, A]) -> None:
+    """Sends Σ_l u [H] of one candidate on.
+
+    given: (query_part [H], output_weight [H + 1]).   sums: (of query_part [H], filled, of output_weight, added to).
+    """
+    (query_part, output_weight), (query_part_sum, output_sum) = given, sums
+    for h in range(len(unit_sum)):
+        query_part_sum[h] = output_weight[h] * unit_sum[h]
+        output_sum[h] += query_part[h] * unit_sum[h]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+def _times(out: A, weighted: A, query: A) -> None:
+    """Fills out [H, : D] with weighted [H, : D] * query [D]."""
+    for h in range(out.shape[0]):
+        for d in range(len(query)):
+            out[h, d] = weighted[h, d] * query[d]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
@@ -228,21 +268,16 @@ def pool_gradient(
             for g in range(count):
                 for v in range(width):
                     out_slope[g, v] = slope[start + g, v]
-            score_slope[:, :padded] = 0
+            score_slope[:] = 0
             multiply(score_slope[:whole, :padded], out_slope, columns[:width, :padded])
             multiply(row_sum[:padded, :width], scores[group, :padded].T, out_slope[:count])
             units_above = above[group].ravel()[: units * flat].reshape(units, flat)
             for g in range(count):
                 n, own, of_scores = start + g, through[:, :padded], score_slope[g]
-                for k in range(padded):
-                    of_scores[k] *= mask[k]
-                    output_sum[units] += of_scores[k]
+                output_sum[units] += _masked(of_scores, mask, padded)
                 _through_relu(through, of_scores, units_above, (unit_sum, key_sum), (g * padded, (g + 1) * padded))
-                for h in range(units):
-                    query_part_sum[n, h] = output_weight[h] * unit_sum[h]
-                    output_sum[h] += query_part[n, h] * unit_sum[h]
-                    for d in range(depth):
-                        with_query[h, d] = weighted[h, d] * query[n, d]
+                _through_query(unit_sum, (query_part[n], output_weight), (query_part_sum[n], output_sum))
+                _times(with_query, weighted, query[n])
                 multiply(row_sum[:padded, :depth], own.T, with_query[:, :depth])
                 between[:] = 0
                 multiply(between[:, :depth], own, rows[:padded, :depth])

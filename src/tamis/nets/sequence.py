@@ -170,11 +170,10 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         *given, there, rows, learns = arguments
-        entries, query, units = given[0], given[2], given[4].shape[0]
-        length = kernels.padded_length(entries.shape[1])
-        noted = (len(query), length, units * length) if learns else (0, 0, 0)
-        scores = torch.empty(noted[0], noted[1], dtype=entries.dtype)
-        above = torch.empty(noted[0], noted[2], dtype=torch.uint8)
+        entries, query, noted = given[0], given[2], len(given[2]) if learns else 0
+        widths = kernels.noted_widths(entries.shape[1], given[4].shape[0])
+        scores = torch.empty(noted, widths[0], dtype=entries.dtype)
+        above = torch.empty(noted, widths[1], dtype=torch.uint8)
         ctx.save_for_backward(*given, scores, above)
         ctx.there, ctx.rows = there.numpy(), rows
         keys, queries, weights = _arrays(ctx, given)
