@@ -13,10 +13,12 @@ def plain_layout(
     history: int = 0,
     columns: tuple[int, ...] = (),
     past: tuple[int, int] = (1, 1),
+    marks: bool = True,
 ) -> Layout:
     """user, item: name → values of each field, one column each.   numbers: of the user.
 
     history: its length.   columns: of the item's codes that make up an entry.   past: codes of its actions and ages.
+    marks: whether an entry holds them.
     """
     offset, sides = 1, []
     for sizes in (user, item, {"action": past[0], "age": past[1]}):
@@ -37,4 +39,6 @@ def plain_layout(
         history_action=sides[2][0],
         history_age=sides[2][1],
         history_length=history,
+        with_action=marks,
+        with_age=marks,
     )

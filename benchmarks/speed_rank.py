@@ -72,12 +72,12 @@ WIDTH = 16
 Labels = dict[str, np.ndarray]
 
 
-def layout(user: list[int], item: list[int], history: int, columns: tuple[int, ...]) -> Layout:
-    """User and item fields of the given vocabulary sizes, one column each."""
+def layout(user: list[int], item: list[int], history: int, columns: tuple[int, ...], marks: bool = True) -> Layout:
+    """User and item fields of the given vocabulary sizes, one column each; marks: entries say what and when."""
     named = (
         {f"{side}_{at}": size for at, size in enumerate(sizes)} for side, sizes in (("user", user), ("item", item))
     )
-    return plain_layout(*named, history=history, columns=columns, past=(13, 27))
+    return plain_layout(*named, history=history, columns=columns, past=(13, 27), marks=marks)
 
 
 @dataclass
@@ -165,7 +165,7 @@ def click_chance(shape: Layout, user: np.ndarray, item: np.ndarray, codes: int =
 def din_log(requests: int, seed: int = 2, items: int = 20_000, categories: int = 20) -> Log:
     """Each user has 3 categories; half of the candidates come from them. Click: 0.7 inside, 0.1 outside."""
     random = np.random.default_rng(seed)
-    shape = layout([20_000, 1_000, 100, 50], [items, categories], 50, (0, 1))
+    shape = layout([20_000, 1_000, 100, 50], [items, categories], 50, (0, 1), marks=False)
     per_category = items // categories
     tastes = random.integers(0, categories, (requests, 3))
     past = np.take_along_axis(tastes, random.integers(0, 3, (requests, 50)), 1)
@@ -184,12 +184,11 @@ def din_log(requests: int, seed: int = 2, items: int = 20_000, categories: int =
         item = kind + categories * random.integers(0, per_category, kind.shape)  # item i is of category i % categories
         return np.stack([item_field.offset + item, category_field.offset + kind], -1)
 
-    history = np.zeros((requests, 50, 4), np.int32)
-    history[:, :, :2] = coded(past)
-    history[:, :, 2:] = shape.history_action.offset + 1, shape.history_age.offset + 1
     first = np.concatenate([[0], np.cumsum(counts)])
     labels = {"click": click.astype(np.float32)}
-    return Log(shape, user.astype(np.int32), history, first, coded(category).astype(np.int32), labels)
+    return Log(
+        shape, user.astype(np.int32), coded(past).astype(np.int32), first, coded(category).astype(np.int32), labels
+    )
 
 
 # ours

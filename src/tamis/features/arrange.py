@@ -57,6 +57,8 @@ def arrange(
         long_length=config.history.long_length,
         last_n=tuple(ACTION_CODE[action] for action in config.history.last_n),
         last_n_length=config.history.last_n_length if config.history.last_n else 0,
+        with_action=config.history.with_action,
+        with_age=config.history.with_age,
     )
 
 

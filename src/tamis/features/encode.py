@@ -256,11 +256,14 @@ def history_codes(
 
     item_codes: […, Layout.item_codes] of the entries' items.   action, age_seconds: […] of the entries.
     """
-    age = np.clip(np.log2(1.0 + np.maximum(age_seconds, 0.0) / 60.0), 0, AGE_CODES - 1).astype(np.int32)
     out = np.empty((*action.shape, layout.history_codes), np.int32)
-    out[..., :-2] = item_codes[..., list(layout.history_columns)]
-    out[..., -2] = layout.history_action.offset + 1 + action.astype(np.int32)
-    out[..., -1] = layout.history_age.offset + 1 + age
+    fields = len(layout.history_columns)
+    out[..., :fields] = item_codes[..., list(layout.history_columns)]
+    if layout.with_action:
+        out[..., fields] = layout.history_action.offset + 1 + action.astype(np.int32)
+    if layout.with_age:
+        age = np.clip(np.log2(1.0 + np.maximum(age_seconds, 0.0) / 60.0), 0, AGE_CODES - 1).astype(np.int32)
+        out[..., -1] = layout.history_age.offset + 1 + age
     return out
 
 

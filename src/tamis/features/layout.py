@@ -33,7 +33,8 @@ class Layout(Config, frozen=True):
 
     Codes of all fields, user and item side, index one fused embedding table of `table_size` rows; row 0 is padding and
     stays zero. History entries reuse the *item's* codes (columns `history_columns` of the item codes, so they share the
-    item's embeddings), followed by one code for the action and one for the age of the entry.
+    item's embeddings), followed by one code for the action and one for the age of the entry unless it is declared
+    without them.
     The user's fields end with those of the last entries of single actions (`last_n`): one for each action and column of
     an entry, as wide as entries are pooled, with the item's codes.
     """
@@ -55,6 +56,8 @@ class Layout(Config, frozen=True):
     long_length: int = 0
     last_n: tuple[int, ...] = ()  # codes of the actions
     last_n_length: int = 0
+    with_action: bool = True  # of an entry
+    with_age: bool = True
 
     def field(self, name: str) -> Field:
         """The field of a categorical feature, for instance "item.author"."""
@@ -73,4 +76,4 @@ class Layout(Config, frozen=True):
     @property
     def history_codes(self) -> int:
         """Columns of one history entry's codes."""
-        return len(self.history_columns) + 2
+        return len(self.history_columns) + self.with_action + self.with_age

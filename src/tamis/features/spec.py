@@ -198,6 +198,8 @@ class HistoryConfig(Config, frozen=True):
     long_length: newest entries that a net with a `search` looks through for each candidate; 0 = no net may.
     last_n: actions whose newest `last_n_length` entries are pooled on their own, on the user's side of every net: one
     list of clicks, one of likes.
+    with_action, with_age: whether an entry says what was done and how long ago, besides the item's features. A history
+    of one action says nothing by naming it, and each is as many numbers of an entry as an item feature.
     """
 
     actions: tuple[str, ...] = ("click", "like", "collect", "share", "comment", "follow", "long_view")  # its entries
@@ -206,8 +208,12 @@ class HistoryConfig(Config, frozen=True):
     long_length: AtLeastZero = 0
     last_n: tuple[str, ...] = ()
     last_n_length: AtLeastOne = 20
+    with_action: bool = True
+    with_age: bool = True
 
     def __post_init__(self) -> None:
+        if not (self.fields or self.with_action or self.with_age):
+            raise ValueError("history.fields is empty, with_action and with_age are false: nothing makes up an entry")
         if foreign := sorted(set(self.last_n) - set(self.actions)):
             raise ValueError(f"last_n names {foreign}, not among the actions {list(self.actions)} of a history")
         if len(set(self.last_n)) != len(self.last_n):

@@ -226,6 +226,39 @@ def _through_product(between: A, query: A, weighted: A, sums: tuple[A, A]) -> No
             query_sum[d] += weight[d] * given[d]
 
 
+@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+def _through_keys(row_sum: A, key_sum: A, given: tuple[A, A], sums: tuple[A, A, A]) -> None:
+    """Sends the sums over one request's candidates on; absent entries have zeros there.
+
+    row_sum: [P, V].   key_sum: [H, P] of u.   given: (key_part [L, H], output_weight [H + 1]).
+    sums: (of x [L, V] and of key_part [L, H], filled, of output_weight, added to).
+    """
+    (key_part, output_weight), (x_sum, key_part_sum, output_sum) = given, sums
+    padded = min(len(x_sum), row_sum.shape[0])
+    for i in range(padded):
+        own, total = x_sum[i], row_sum[i]
+        for v in range(len(own)):
+            own[v] = total[v]
+    for h in range(key_sum.shape[0]):
+        weight, slope, through = output_weight[h], key_sum[h], key_sum.dtype.type(0)
+        for i in range(padded):
+            key_part_sum[i, h] = weight * slope[i]
+            through += key_part[i, h] * slope[i]
+        output_sum[h] += through
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+def _through_weights(weights: tuple[A, A], sums: tuple[A, A]) -> None:
+    """Brings the output weight into the sums of a whole part: (of product_weight [H, D], of output_weight [H + 1])."""
+    (product_weight, output_weight), (product_sum, output_sum) = weights, sums
+    for h in range(product_weight.shape[0]):
+        through = output_sum.dtype.type(0)
+        for d in range(product_weight.shape[1]):
+            through += product_weight[h, d] * product_sum[h, d]
+            product_sum[h, d] *= output_weight[h]
+        output_sum[h] += through
+
+
 @numba.njit(cache=True, nogil=True)
 def pool_gradient(
     keys: tuple[A, A, A, A],
@@ -253,9 +286,7 @@ def pool_gradient(
     key_sum, unit_sum, through = scratch(units, room, x), np.empty(units, x.dtype), scratch(units, room, x)
     score_slope, out_slope = scratch(GROUP, room, x), scratch(GROUP, width, x)
     weighted, with_query, between = scratch(units, depth, x), scratch(units, depth, x), scratch(units, depth, x)
-    for h in range(units):
-        for d in range(depth):
-            weighted[h, d] = output_weight[h] * product_weight[h, d]
+    _times(weighted.T, product_weight.T, output_weight[:units])
     for r in range(part[0], part[1]):
         padded = _entries(x[r], there[r], rows, mask)
         _columns(columns, rows, mask[:padded])
@@ -282,14 +313,6 @@ def pool_gradient(
                 between[:] = 0
                 multiply(between[:, :depth], own, rows[:padded, :depth])
                 _through_product(between, query[n], weighted, (product_sum, query_sum[n]))
-        for i in range(min(padded, x.shape[1])):
-            if there[r, i]:
-                for v in range(width):
-                    x_sum[r, i, v] = row_sum[i, v]
-                for h in range(units):
-                    key_part_sum[r, i, h] = output_weight[h] * key_sum[h, i]
-                    output_sum[h] += key_part[r, i, h] * key_sum[h, i]
-    for h in range(units):
-        for d in range(depth):
-            output_sum[h] += product_weight[h, d] * product_sum[h, d]
-            product_sum[h, d] *= output_weight[h]
+        sums_of_keys = x_sum[r], key_part_sum[r], output_sum
+        _through_keys(row_sum[:padded], key_sum, (key_part[r], output_weight), sums_of_keys)
+    _through_weights(weights, (product_sum, output_sum))

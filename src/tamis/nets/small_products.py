@@ -4,6 +4,7 @@ A tile of the result, 4 rows and up to 32 columns, stays in the registers of the
 that it needs passes by; LLVM's vectors are of any length, so the same code serves processors with short ones.
 """
 
+from functools import partial
 from typing import Any, Final
 
 import numba
@@ -27,50 +28,58 @@ def scratch(rows: int, columns: int, like: A) -> A:
     return raw[start : start + rows * whole].reshape(rows, whole)
 
 
+def _at(builder: Any, matrix: Any, row: Any, column: Any, kind: Any) -> Any:
+    """Where number [row, column] of a matrix is, as a pointer to `kind`."""
+    steps = cgutils.unpack_tuple(builder, matrix.strides)
+    offset = builder.add(builder.mul(row, steps[0]), builder.mul(column, steps[1]))
+    return cgutils.pointer_add(builder, matrix.data, offset, kind.as_pointer())
+
+
+def _splat(builder: Any, value: Any, vector: Any) -> Any:
+    """The vector that holds one value in all places."""
+    index = ir.IntType(32)
+    nothing = ir.Constant(vector, ir.Undefined)
+    one = builder.insert_element(nothing, value, ir.Constant(index, 0))
+    return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(index, vector.count), None))
+
+
 def _tile(rows: int, vectors: int, lanes: int) -> Any:
-    """tile(out, left, right, a, k): out[a : a + rows, k : k + vectors · lanes] += left[a : a + rows] @ right[:, k : …]."""
+    """Compiled code for one tile of a product, from row a and column k on, `rows` by `vectors` · `lanes` large.
+
+    tile(out, left, right, a, k):   out[a : a + rows, k : k + width] += left[a : a + rows] @ right[:, k : k + width]
+    """
+    cells = [(i, v) for i in range(rows) for v in range(vectors)]
 
     def typed(_: Any, out: Any, left: Any, right: Any, a: Any, k: Any) -> Any:
-        def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            matrices = [context.make_array(signature.args[i])(context, builder, value=values[i]) for i in range(3)]
-            number = context.get_value_type(out.dtype)
-            vector, small = ir.VectorType(number, lanes), ir.VectorType(ir.IntType(32), lanes)
-            size, word = context.get_abi_sizeof(number), values[3].type
-
-            def at(matrix: Any, row: Any, column: Any, kind: Any) -> Any:
-                steps = cgutils.unpack_tuple(builder, matrix.strides)
-                offset = builder.add(builder.mul(row, steps[0]), builder.mul(column, steps[1]))
-                return cgutils.pointer_add(builder, matrix.data, offset, kind.as_pointer())
-
-            def load(matrix: Any, row: Any, column: Any) -> Any:
-                return builder.load(at(matrix, row, column, vector), align=size)
-
-            def splat(value: Any) -> Any:
-                one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-                return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(small, None))
-
-            first = [builder.add(values[3], ir.Constant(word, i)) for i in range(rows)]
-            places = [builder.add(values[4], ir.Constant(word, v * lanes)) for v in range(vectors)]
-            sums = [[cgutils.alloca_once(builder, vector) for _ in places] for _ in first]
-            for row, own in zip(first, sums, strict=True):
-                for place, total in zip(places, own, strict=True):
-                    builder.store(load(matrices[0], row, place), total)
-            inner = cgutils.unpack_tuple(builder, matrices[2].shape)[0]
-            with cgutils.for_range(builder, inner) as loop:
-                others = [load(matrices[2], loop.index, place) for place in places]
-                for row, own in zip(first, sums, strict=True):
-                    factor = splat(builder.load(at(matrices[1], row, loop.index, number)))
-                    for other, total in zip(others, own, strict=True):
-                        more = builder.fmul(factor, other, flags=_FAST)
-                        builder.store(builder.fadd(builder.load(total), more, flags=_FAST), total)
-            for row, own in zip(first, sums, strict=True):
-                for place, total in zip(places, own, strict=True):
-                    builder.store(builder.load(total), at(matrices[0], row, place, vector), align=size)
-            return context.get_dummy_value()
-
-        return types.void(out, left, right, a, k), code
+        return types.void(out, left, right, a, k), partial(_code, cells, lanes)
 
     return intrinsic(typed)
+
+
+def _code(cells: list[tuple[int, int]], lanes: int, context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    """The instructions of a tile with these cells (row, vector), for arguments (out, left, right, a, k)."""
+    out, left, right = (
+        context.make_array(kind)(context, builder, value=value)
+        for kind, value in zip(signature.args[:3], values[:3], strict=True)
+    )
+    number = context.get_value_type(signature.args[0].dtype)
+    vector, size, word = ir.VectorType(number, lanes), context.get_abi_sizeof(number), values[3].type
+    row = {i: builder.add(values[3], ir.Constant(word, i)) for i, _ in cells}
+    column = {v: builder.add(values[4], ir.Constant(word, v * lanes)) for _, v in cells}
+    place = {(i, v): _at(builder, out, row[i], column[v], vector) for i, v in cells}
+    total = {cell: cgutils.alloca_once(builder, vector) for cell in cells}
+    for cell in cells:
+        builder.store(builder.load(place[cell], align=size), total[cell])
+    with cgutils.for_range(builder, cgutils.unpack_tuple(builder, right.shape)[0]) as loop:
+        b = loop.index
+        across = {v: builder.load(_at(builder, right, b, at, vector), align=size) for v, at in column.items()}
+        down = {i: _splat(builder, builder.load(_at(builder, left, at, b, number)), vector) for i, at in row.items()}
+        for i, v in cells:
+            more = builder.fmul(down[i], across[v], flags=_FAST)
+            builder.store(builder.fadd(builder.load(total[i, v]), more, flags=_FAST), total[i, v])
+    for cell in cells:
+        builder.store(builder.load(total[cell]), place[cell], align=size)
+    return context.get_dummy_value()
 
 
 _wide, _middle, _narrow = _tile(4, 2, 16), _tile(4, 1, 16), _tile(4, 1, 4)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace as replace_struct
 from torch import Tensor
-from toy_world import Toy
+from toy_world import FEATURES, Rules, Toy, toy_world
 
 from tamis.data.samples import Samples
 from tamis.errors import ArtifactError, ConfigError
@@ -116,8 +117,19 @@ def slopes_of(table: Table) -> Tensor:
     return whole
 
 
+@pytest.fixture(scope="module")
+def bare() -> Toy:
+    """The toy world without actions and ages in the entries of histories."""
+    history = replace_struct(FEATURES.history, with_action=False, with_age=False)
+    return toy_world(rules=Rules(features=replace_struct(FEATURES, history=history)))
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_values_and_all_gradients_are_those_of_the_plain_net(toy: Toy, attention: str) -> None:
+@pytest.mark.parametrize("world", ["toy", "bare"])
+def test_values_and_all_gradients_are_those_of_the_plain_net(
+    attention: str, world: str, request: pytest.FixtureRequest
+) -> None:
+    toy = request.getfixturevalue(world)
     net = net_for(toy, replace(SHAPE, attention=attention)).double()
     batch = some(toy, 5)
     weight = net.table.weight.detach().clone().requires_grad_()
