@@ -563,6 +563,7 @@ def dcn(threads: int) -> None:
         tower_hidden=(),
         wide=False,
         crosses=("dcn_v2",),
+        cross_place="beside",
         embedding_spread=INITIAL_SPREAD,
     )
     batch = BATCH // 16

@@ -6,7 +6,8 @@ such an item is to anyone. An embedding says so only through layers that all ite
 (Cheng et al., "Wide & deep learning for recommender systems", 2016.)
 
 Feature crosses (`nets.crosses`) read both sides of a candidate, so what they say joins the candidate's side: experts
-and gates read it (a cross under the layers), and so does the straight line (a cross beside them).
+and gates read it (a cross under the layers), and so does the straight line (a cross beside them). Or only a straight
+line of their own reads them (`cross_place`), which makes the first layer of the experts a smaller one.
 """
 
 from collections.abc import Sequence
@@ -92,7 +93,9 @@ class MultitaskNet(nn.Module):
         fields = Fields(len(self.user_widths) + of_user, len(self.item_widths) + of_item, size, *numbers)
         self.crosses = Crosses(fields, shape, generator) if shape.crosses else None
         self.places = Table(PLACES + 1, size, generator) if shape.position == "feature" else None
-        item = fields.item * size + numbers[1] + (self.crosses.width if self.crosses else 0)
+        crossed = self.crosses.width if self.crosses else 0
+        beside = shape.cross_place == "beside"
+        item = fields.item * size + numbers[1] + (0 if beside else crossed)
         item += size if self.places else 0
         widths = (fields.user * size + numbers[0], item)
         self.experts = _experts(widths, len(heads), shape, generator)
@@ -108,6 +111,7 @@ class MultitaskNet(nn.Module):
             halves = [linear(width, len(heads), generator, bias=False, fan_in=sum(widths)) for width in widths]
             self.wide = nn.ModuleList(halves)
             self.first_order = CodeWeights(layout.table_size, len(heads), generator)
+        self.cross_line = linear(crossed, len(heads), generator, bias=False) if beside and crossed else None
 
     def forward(self, batch: Sequence[Tensor], row_of: Tensor | None, places: Tensor | None = None) -> Tensor:
         """Logits [heads, n]. batch: the six `INPUTS`, shaped as in `NetBatch`, and the two of `Found` with a search.
@@ -115,14 +119,14 @@ class MultitaskNet(nn.Module):
         row_of: [n] each candidate's request; None when all are of the only one (r = 1).
         places: [n, 1] codes of `position.PlaceCodes`; None = unknown, as when serving.
         """
-        user, item, rows = self.sides(batch, row_of, places)
+        user, item, rows, crossed = self._sides(batch, row_of, places)
         of_experts, of_towers = self._personal(user)
         out: Tensor = self.towers(self.experts(user, item, rows, of_experts), of_towers, rows)
         if self.wide is not None:
             of_user, of_item = self.wide
             codes = self.first_order.sums(batch[3], self.item_widths)
             out = out + (spread(of_user(user), rows) + of_item(item) + codes).t()
-        return out
+        return out if self.cross_line is None else out + self.cross_line(crossed).t()
 
     def gates(self, batch: Sequence[Tensor], row_of: Tensor | None) -> Tensor:
         """[n, heads, experts] each head's weights of the experts."""
@@ -139,6 +143,13 @@ class MultitaskNet(nn.Module):
         self, batch: Sequence[Tensor], row_of: Tensor | None, places: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Rows | None]:
         """What the experts read: [r, …] of the requests, [n, …] of the candidates, and who belongs to whom."""
+        return self._sides(batch, row_of, places)[:3]
+
+    def _sides(
+        self, batch: Sequence[Tensor], row_of: Tensor | None, places: Tensor | None
+    ) -> tuple[Tensor, Tensor, Rows | None, Tensor | None]:
+        """What `sides` gives, and what stands beside it [n, …]: the crosses, None when they are under the layers."""
+        crossed = None
         user_codes, user_dense, history_codes, item_codes, item_dense, item_dynamic = batch[:6]
         rows = None if row_of is None else Rows.of(row_of, len(user_codes))
         user = [self.table(user_codes, self.user_widths), self.user_scale(user_dense)]
@@ -157,11 +168,13 @@ class MultitaskNet(nn.Module):
             of_user = torch.cat([user[0], *user[2:]], 1), user[1]
             of_item = torch.cat([item[0], *item[3:]], 1), torch.cat(item[1:3], 1)
             x = met(of_user, of_item, rows, item_codes.shape[0])
-            item.append(self.crosses(x, torch.cat(of_user, 1), rows))
+            crossed = self.crosses(x, torch.cat(of_user, 1), rows)
+        if crossed is not None and self.cross_line is None:
+            item.append(crossed)
         if self.places is not None:
             unknown = item_dense.new_zeros(item_dense.shape[0], self.places.size)
             item.append(unknown if places is None else self.places(places, (1,)))
-        return torch.cat(user, 1), torch.cat(item, 1), rows
+        return torch.cat(user, 1), torch.cat(item, 1), rows, crossed
 
 
 def _experts(widths: tuple[int, int], heads: int, shape: MultitaskShape, generator: torch.Generator) -> Experts | Ple:

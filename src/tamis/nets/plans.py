@@ -12,6 +12,7 @@ Mixture = Literal["mmoe", "ple"]
 PersonalGating = Literal["none", "lhuc", "ppnet"]
 HowToSearch = Literal["none", "hard", "soft"]
 Position = Literal["none", "feature", "tower"]
+CrossPlace = Literal["under", "beside"]
 
 
 def plan_of(kind: type[P], config: Any, **others: Any) -> P:
@@ -64,7 +65,8 @@ class MultitaskShape:
     experts: nets that the tasks share, 1 = a shared bottom.   expert_hidden, tower_hidden: widths of their layers.
     mixture: how the tasks share them; "ple" gives each task `head_experts` of its own too, in `extraction_levels`.
     personal_gates: see `nets.personal`.   personal_hidden: width of the hidden layer of each gate net.
-    crosses: see `nets.crosses`; what they say joins the candidate's side, which experts, gates and `wide` read.
+    crosses: see `nets.crosses`.   cross_place: what they say joins the candidate's side, which experts, gates and
+    `wide` read ("under"), or goes to the heads by a straight line of its own ("beside").
     cross_depth: layers of dcn, dcn_v2 and gdcn.   cross_rank: of the matrices of the last two, 0 = full ones.
     cross_experts: low-rank maps mixed in each layer.   senet_reduction: fields per number of SENet's inner layer.
     bilinear_weights, bilinear_form: see `crosses.bilinear`.
@@ -95,6 +97,7 @@ class MultitaskShape:
     personal_gates: PersonalGating = "none"
     personal_hidden: int = 32
     crosses: tuple[Cross, ...] = ()
+    cross_place: CrossPlace = "under"
     cross_depth: int = 2
     cross_rank: int = 0
     cross_experts: int = 1

@@ -10,10 +10,12 @@ from typing import Any, Final
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils as _untyped
+from numba.core import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+cgutils: Any = _untyped  # numba has no types for it
 _LINE: Final = 16  # numbers of a cache line in float32
 _FAST: Final = ("reassoc", "contract", "nsz", "nnan", "arcp")
 A = NDArray[Any]

@@ -37,6 +37,7 @@ from tamis.nets.plans import (
     BilinearForm,
     BilinearWeights,
     Cross,
+    CrossPlace,
     HowToSearch,
     Mixture,
     MultitaskShape,
@@ -91,6 +92,7 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     personal_gates: PersonalGating = "none"  # the user's side weighs hidden units of the experts or the towers
     personal_hidden: AtLeastOne = 32  # width of the hidden layer of each personal gate
     crosses: tuple[Cross, ...] = ()  # products of features that experts and linear model read too
+    cross_place: CrossPlace = "under"  # "beside": not the experts, only a line of their own to each head reads them
     cross_depth: AtLeastOne = 2  # layers of dcn, dcn_v2 and gdcn
     cross_rank: AtLeastZero = 0  # rank of the matrices of dcn_v2 and gdcn; 0 = full
     cross_experts: AtLeastOne = 1  # low-rank maps mixed in each layer of dcn_v2 and gdcn

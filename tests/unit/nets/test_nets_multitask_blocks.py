@@ -31,6 +31,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "dcn_v2 and senet_bilinear": {"crosses": ("dcn_v2", "senet_bilinear")},
     "gdcn, senet and bilinear": {"crosses": ("gdcn", "senet", "bilinear"), "cross_rank": 4, "cross_experts": 2},
     "final_mlp": {"crosses": ("final_mlp",), "attention": "dot"},
+    "dcn_v2 and fm beside": {"crosses": ("dcn_v2", "fm"), "cross_place": "beside"},
     "lhuc": {"personal_gates": "lhuc"},
     "ppnet": {"personal_gates": "ppnet", "experts": 1},
     "ple": {"mixture": "ple", "experts": 1, "head_experts": 2},
@@ -151,6 +152,25 @@ def test_dcn_6_columns_that_nobody_reads_leave_the_net_without_crosses(toy: Toy)
             if name in ("experts.item_first.weight", "wide.1.weight"):
                 value[:, width:] = 0.1
         assert not torch.allclose(crossed(batch[:6], batch.row_of), want)
+
+
+def test_crosses_beside_the_layers_add_a_straight_line_and_nothing_else(toy: Toy) -> None:
+    plain, beside = net_for(toy), net_for(toy, crosses=("dcn_v2",), cross_place="beside")
+    batch = tensors(some(toy))
+    with torch.no_grad():
+        states = plain.state_dict(), beside.state_dict()
+        for name, value in states[0].items():
+            states[1][name].copy_(value)
+        user, item, _ = plain.sides(batch[:6], batch.row_of)
+        mine, own, _, crossed = beside._sides(batch[:6], batch.row_of, None)
+        torch.testing.assert_close((mine, own), (user, item), rtol=0, atol=0)
+        assert crossed is not None
+        assert beside.crosses is not None
+        assert crossed.shape == (len(own), beside.crosses.width)
+        line = crossed.double() @ states[1]["cross_line.weight"].double().t()
+        got, want = beside(batch[:6], batch.row_of), plain(batch[:6], batch.row_of).double() + line.t()
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+        assert line.abs().max() > 1e-3
 
 
 def test_a_cross_reads_the_pooled_history_too(toy: Toy) -> None:
