@@ -57,7 +57,7 @@ from tamis.metrics import auc
 from tamis.nets.batch import TensorBatch, tensor, tensors
 from tamis.nets.embed import INITIAL_SPREAD
 from tamis.nets.heads import HeadPlan, Targets, loss
-from tamis.nets.loop import Problem, cut, train
+from tamis.nets.loop import Problem, _Course, cut, torch_threads
 from tamis.nets.multitask import INPUTS, SEARCH_INPUTS, MultitaskNet, Scales, export_multitask
 from tamis.nets.optimizer import Optimizer
 from tamis.nets.plans import MultitaskShape, Precision, TrainingPlan
@@ -229,7 +229,8 @@ def our_step(net: MultitaskNet, numbers: Precision = "float32") -> Callable[[Any
     return step
 
 
-def our_epoch(net: MultitaskNet, log: Log, threads: int, numbers: Precision = "float32") -> int:
+def our_trainer(net: MultitaskNet, log: Log, threads: int, numbers: Precision = "float32") -> Callable[[], int]:
+    """One epoch after the other of one training: the optimizer keeps what it knows, as the peers' do."""
     plan = our_plan(log)
 
     def ready(requests: np.ndarray) -> tuple[TensorBatch, Targets]:
@@ -250,8 +251,19 @@ def our_epoch(net: MultitaskNet, log: Log, threads: int, numbers: Precision = "f
         embedding_learning_rate=LEARNING_RATE,
         threads=threads,
         precision=numbers,
+        patience=0,
     )
-    return train(net, problem, settings, 1).rows
+    course, rows = _Course(net, problem, settings), int(problem.rows.sum())
+
+    def epoch() -> int:
+        with torch_threads(threads):
+            net.train()
+            course.epoch(cut(problem.rows, BATCH, np.random.default_rng((1, course.place.epoch))), rows)
+            net.eval()
+            course.judged(0.0)
+        return rows
+
+    return epoch
 
 
 def our_auc(net: MultitaskNet, log: Log) -> float:
@@ -487,8 +499,8 @@ def trainers(
     """Epochs by turns: tamis over `grouped` in both precisions, the peers over `alone`."""
     full, mixed = our_net(grouped, shape), our_net(grouped, shape)
     works = [
-        partial(our_epoch, full, grouped, threads),
-        partial(our_epoch, mixed, grouped, threads, "mixed"),
+        our_trainer(full, grouped, threads),
+        our_trainer(mixed, grouped, threads, "mixed"),
         peer_trainer(peer, alone),
         *(other.trainer() for other in others),
     ]
@@ -525,8 +537,8 @@ def compared(
     row(f"{name} step, mixed", rates[2:], rates[1])
     theirs, full, mixed, others = peer(learn), our_net(learn, shape), our_net(learn, shape), fuxi(model, learn)
     works = [
-        partial(our_epoch, full, learn, threads),
-        partial(our_epoch, mixed, learn, threads, "mixed"),
+        our_trainer(full, learn, threads),
+        our_trainer(mixed, learn, threads, "mixed"),
         peer_trainer(theirs, learn),
         *(other.trainer() for other in others),
     ]
