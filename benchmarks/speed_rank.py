@@ -1,6 +1,6 @@
 """Training speed of the ranking net against torch-rechub and FuxiCTR: MMoE, DCN-V2, DIN; speed of the served form.
 
-    python benchmarks/speed_rank.py [--rounds N] [--threads T] [--requests R] [--only mmoe|dcn|din|score|sim]
+    python benchmarks/speed_rank.py [--rounds N] [--threads T] [--requests R] [--only mmoe|dcn|din|score]
 
 FuxiCTR is left out with a line where it is missing (`pip install fuxictr`). "mixed" is tamis with the setting
 `precision = "mixed"`, the others have none; every other row is float32 throughout.
@@ -19,9 +19,6 @@ past ones, which only a net that compares the two can learn.
 DCN-V2 and DIN are trained on the same rows six times by each library, AUC on held-out rows after each pass; the best
 passes are compared.
 "score": the exported net, DIN over 100 items, MMoE, 4 heads, 500 candidates, one thread.
-"sim": time of the same net with DIN over 50 and a hard search of 5,000 actions in 30 categories for 32 of each, against
-DIN over 100 alone. Every user has actions of every category, so every search finds all it may. A training step holds
-everything but the reading of a batch's plain features: the search and its gather are in it. Serving is one request.
 """
 
 import argparse
@@ -31,12 +28,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from torch_rechub.basic.features import SequenceFeature, SparseFeature
@@ -47,148 +42,24 @@ from torch_rechub.trainers import CTRTrainer, MTLTrainer
 from torch_rechub.utils.data import DataGenerator
 
 import _fuxictr_nets
-from _layout import plain_layout
+from _logs import Log, click_chance, dcn_log, din_log, layout, mmoe_log
 from _results import result
-from tamis.features.batch import NetBatch
-from tamis.features.encode import history_codes
-from tamis.features.layout import Field, Layout
-from tamis.features.search import Past, find
+from _turns import epochs_by_turns, rate, steps_by_turns
+from tamis.features.layout import Field
 from tamis.metrics import auc
-from tamis.nets.batch import TensorBatch, tensor, tensors
+from tamis.nets.batch import TensorBatch, tensors
 from tamis.nets.embed import INITIAL_SPREAD
 from tamis.nets.heads import HeadPlan, Targets, loss
 from tamis.nets.loop import Problem, _Course, cut, torch_threads
-from tamis.nets.multitask import INPUTS, SEARCH_INPUTS, MultitaskNet, Scales, export_multitask
+from tamis.nets.multitask import INPUTS, MultitaskNet, Scales, export_multitask
 from tamis.nets.optimizer import Optimizer
 from tamis.nets.plans import MultitaskShape, Precision, TrainingPlan
 from tamis.nets.products import precision
 from tamis.nets.session import Session
-from tamis.nets.tiles import Tiles
-from tamis.types import Catalog
 
 BATCH = 2048
 LEARNING_RATE = 2e-3
 WIDTH = 16
-Labels = dict[str, np.ndarray]
-
-
-def layout(user: list[int], item: list[int], history: int, columns: tuple[int, ...], marks: bool = True) -> Layout:
-    """User and item fields of the given vocabulary sizes, one column each; marks: entries say what and when."""
-    named = (
-        {f"{side}_{at}": size for at, size in enumerate(sizes)} for side, sizes in (("user", user), ("item", item))
-    )
-    return plain_layout(*named, history=history, columns=columns, past=(13, 27), marks=marks)
-
-
-@dataclass
-class Log:
-    """Served pages in memory: what `Inputs.batch` gives in training, from plain arrays."""
-
-    layout: Layout
-    user: np.ndarray  # [r, user fields]
-    history: np.ndarray  # [r, L, columns]
-    first: np.ndarray  # [r + 1]
-    item: np.ndarray  # [n, item fields]
-    labels: Labels
-
-    def batch(self, requests: np.ndarray) -> NetBatch:
-        counts = self.first[requests + 1] - self.first[requests]
-        row_of = np.repeat(np.arange(len(requests)), counts)
-        rows = np.arange(len(row_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-        rows += np.repeat(self.first[requests], counts)
-        none = np.zeros((len(rows), 0), np.float32)
-        return NetBatch(
-            user_codes=self.user[requests],
-            user_dense=none[: len(requests)],
-            history_codes=self.history[requests],
-            item_codes=self.item[rows],
-            item_dense=none,
-            item_dynamic=none,
-            row_of=row_of,
-            labels={name: label[rows] for name, label in self.labels.items()},
-        )
-
-    def flat(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The same rows as torch-rechub takes them: every field for every row, numbered from 0."""
-        row_of = np.repeat(np.arange(len(self.user)), np.diff(self.first))
-        columns = {f.name: self.user[row_of, f.start] - f.offset for f in self.layout.user_fields}
-        columns |= {f.name: self.item[:, f.start] - f.offset for f in self.layout.item_fields}
-        for at, column in enumerate(self.layout.history_columns):
-            offset = self.layout.item_fields[column].offset
-            columns[f"past_{at}"] = self.history[row_of, :, at] - offset
-        return columns, np.stack(list(self.labels.values()), 1)
-
-    def part(self, begin: int, end: int) -> "Log":
-        rows = slice(self.first[begin], self.first[end])
-        labels = {name: label[rows] for name, label in self.labels.items()}
-        first = self.first[begin : end + 1] - self.first[begin]
-        return Log(self.layout, self.user[begin:end], self.history[begin:end], first, self.item[rows], labels)
-
-
-def mmoe_log(requests: int, candidates: int, seed: int = 1) -> Log:
-    random = np.random.default_rng(seed)
-    sizes = np.geomspace(10_000, 100_000, 16).astype(int)
-    shape = layout([int(v) for v in sizes[::2]], [int(v) for v in sizes[1::2]], 0, ())
-    rows = requests * candidates
-    user = np.stack([random.integers(f.offset, f.offset + f.size, requests) for f in shape.user_fields], 1)
-    item = np.stack([random.integers(f.offset, f.offset + f.size, rows) for f in shape.item_fields], 1)
-    labels = {name: (random.random(rows) < rate).astype(np.float32) for name, rate in (("click", 0.2), ("like", 0.1))}
-    history = np.zeros((requests, 0, 2), np.int32)
-    return Log(
-        shape, user.astype(np.int32), history, np.arange(requests + 1) * candidates, item.astype(np.int32), labels
-    )
-
-
-def dcn_log(requests: int, candidates: int = 16, seed: int = 4, codes: int = 40, depth: int = 2) -> Log:
-    """As `mmoe_log`; a click is drawn by σ(2 ⟨p, q⟩ / √depth − 1), p and q hanging at one field of each side."""
-    random = np.random.default_rng(seed)
-    sizes = np.geomspace(10_000, 100_000, 16).astype(int)
-    sizes[:2] = codes
-    shape = layout([int(v) for v in sizes[::2]], [int(v) for v in sizes[1::2]], 0, ())
-    user = np.stack([random.integers(f.offset, f.offset + f.size, requests) for f in shape.user_fields], 1)
-    rows = requests * candidates
-    item = np.stack([random.integers(f.offset, f.offset + f.size, rows) for f in shape.item_fields], 1)
-    label = (random.random(rows) < click_chance(shape, np.repeat(user, candidates, 0), item, codes, depth)).astype(
-        np.float32
-    )
-    first, history = np.arange(requests + 1) * candidates, np.zeros((requests, 0, 2), np.int32)
-    return Log(shape, user.astype(np.int32), history, first, item.astype(np.int32), {"click": label})
-
-
-def click_chance(shape: Layout, user: np.ndarray, item: np.ndarray, codes: int = 40, depth: int = 2) -> np.ndarray:
-    """[n] the chance of a click in `dcn_log`, of user codes [n, …] and item codes [n, …]."""
-    left, right = np.random.default_rng(5).normal(size=(2, codes, depth))
-    product = left[user[:, 0] - shape.user_fields[0].offset] * right[item[:, 0] - shape.item_fields[0].offset]
-    return 1.0 / (1.0 + np.exp(1.0 - 2.0 * product.sum(1) / np.sqrt(depth)))
-
-
-def din_log(requests: int, seed: int = 2, items: int = 20_000, categories: int = 20) -> Log:
-    """Each user has 3 categories; half of the candidates come from them. Click: 0.7 inside, 0.1 outside."""
-    random = np.random.default_rng(seed)
-    shape = layout([20_000, 1_000, 100, 50], [items, categories], 50, (0, 1), marks=False)
-    per_category = items // categories
-    tastes = random.integers(0, categories, (requests, 3))
-    past = np.take_along_axis(tastes, random.integers(0, 3, (requests, 50)), 1)
-    counts = random.integers(10, 17, requests)
-    row_of = np.repeat(np.arange(requests), counts)
-    inside = random.random(len(row_of)) < 0.5
-    category = np.where(
-        inside, tastes[row_of, random.integers(0, 3, len(row_of))], random.integers(0, categories, len(row_of))
-    )
-    liked = (category[:, None] == past[row_of]).any(1)
-    click = random.random(len(row_of)) < np.where(liked, 0.7, 0.1)
-    user = np.stack([random.integers(f.offset, f.offset + f.size, requests) for f in shape.user_fields], 1)
-    item_field, category_field = shape.item_fields
-
-    def coded(kind: np.ndarray) -> np.ndarray:
-        item = kind + categories * random.integers(0, per_category, kind.shape)  # item i is of category i % categories
-        return np.stack([item_field.offset + item, category_field.offset + kind], -1)
-
-    first = np.concatenate([[0], np.cumsum(counts)])
-    labels = {"click": click.astype(np.float32)}
-    return Log(
-        shape, user.astype(np.int32), coded(past).astype(np.int32), first, coded(category).astype(np.int32), labels
-    )
 
 
 # ours
@@ -430,21 +301,6 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def rate(work: Callable[[], int], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Rows per second."""
-    began = clock()
-    return work() / (clock() - began)
-
-
-def steps_by_turns(rounds: int, *sides: tuple[Callable[[Any], int], list[Any]]) -> list[float]:
-    """Median rows per second of each side, one step each in turn; the first three rounds warm up."""
-    rates: list[list[float]] = [[] for _ in sides]
-    for turn in range(rounds + 3):
-        for own, (step, batches) in zip(rates, sides, strict=True):
-            own.append(rate(partial(step, batches[turn % len(batches)])))
-    return [median(own[3:]) for own in rates]
-
-
 TARGETS = {"MMoE": "≥ 4", "DCN-V2": "≥ 4", "DIN": "≥ 6"}
 
 
@@ -507,12 +363,6 @@ def trainers(
     exact, rounded, *peers = epochs_by_turns(5, works)
     row(f"{name} trainer, grouped", peers, exact)
     row(f"{name} trainer, grouped, mixed", peers, rounded)
-
-
-def epochs_by_turns(rounds: int, works: Sequence[Callable[[], int]]) -> list[float]:
-    """Median rows per second of each, one epoch each in turn."""
-    turns = [[rate(work) for work in works] for _ in range(rounds)]
-    return [median(own) for own in zip(*turns, strict=True)]
 
 
 def compared(
@@ -635,106 +485,16 @@ def score(rounds: int) -> None:
     result("DIN scores of one thread", wall, None, "1/s", "≥ 40,000")
 
 
-SIM_HEADS = ("click", "like", "share", "follow")
-Pages = tuple[Past, np.ndarray, np.ndarray, np.ndarray]
-"""Histories, the code of each entry's category, candidates [n], first candidate of each request [r + 1]."""
-
-
-@dataclass
-class Side:
-    """DIN over the newest actions, or SIM: a net, in training and exported."""
-
-    layout: Layout
-    catalog: Catalog
-    net: MultitaskNet
-    session: Session
-    optimizer: Optimizer
-
-    @staticmethod
-    def of(layout: Layout, shape: MultitaskShape, catalog: Catalog) -> "Side":
-        nothing = np.zeros((1, 0), np.float32)
-        scales = Scales(nothing, nothing, nothing)
-        net = MultitaskNet(shape, layout, SIM_HEADS, scales, torch.Generator().manual_seed(1))
-        with tempfile.TemporaryDirectory() as folder:
-            export_multitask(net, layout, Path(folder) / "net.onnx")
-            session = Session.open(Path(folder) / "net.onnx", threads=1)
-        return Side(layout, catalog, net, session, Optimizer(net, TrainingPlan()))
-
-    def read(self, pages: Pages) -> tuple[list[np.ndarray], Any]:
-        """The net's inputs, and what was found."""
-        past, kinds, shown, first = pages
-        at = past.end[:, None] - 1 - np.arange(self.layout.history_length)
-        age = past.now[:, None] - past.time[at]
-        history = history_codes(self.layout, self.catalog.column("codes", past.item[at]), past.action[at], age)
-        users = np.stack([np.full(len(past.end), f.offset + 1) for f in self.layout.user_fields], 1).astype(np.int32)
-        none = np.zeros((len(shown), 0), np.float32)
-        arrays = [users, none[: len(users)], history, self.catalog.column("codes", shown), none, none]
-        search = self.net.search
-        return arrays, search and find(search, self.layout, self.catalog, past, kinds, (shown, first))
-
-    def step(self, pages: Pages, targets: Targets) -> int:
-        arrays, found = self.read(pages)
-        row_of = np.repeat(np.arange(len(pages[3]) - 1), np.diff(pages[3]))
-        self.net.train()
-        self.optimizer.clear()
-        logits = self.net([tensor(array) for array in (*arrays, *(found or ()))], tensor(row_of))
-        loss(logits, targets).backward()
-        self.optimizer.step()
-        return 1
-
-    def serve(self, pages: Pages) -> int:
-        arrays, found = self.read(pages)
-        searched = (found.codes, *Tiles.of(found.row_of, len(found.codes))) if found else ()
-        names = (*INPUTS, *SEARCH_INPUTS)[: len(arrays) + len(searched)]
-        self.session.run(**dict(zip(names, (*arrays, *searched), strict=True)))
-        return 1
-
-
-def sim_pages(random: np.random.Generator, codes: np.ndarray, requests: int, rows: int, long: int) -> Pages:
-    """Each of `requests` users did `long` things with random items; the candidates are random too."""
-    item = random.integers(0, len(codes), requests * long).astype(np.int32)
-    moment = np.tile(np.sort(random.uniform(0, 3e7, long)), requests)
-    start = np.arange(requests) * long
-    past = Past(item, np.ones(len(item), np.uint8), moment, start, start + long, np.full(requests, 3e7))
-    row_of = np.sort(random.integers(0, requests, rows))
-    shown = random.integers(0, len(codes), rows)
-    return past, codes[item, 2], shown, np.searchsorted(row_of, np.arange(requests + 1))
-
-
-def sim(rounds: int, threads: int, long: int = 5_000, categories: int = 30, requests: int = 160) -> None:
-    random, items = np.random.default_rng(4), [50_000, 10_000, categories, 50_000, 50_000, 50_000]
-    shapes = (100, MultitaskShape()), (50, MultitaskShape(search="hard", search_field="item_2"))
-    layouts = [
-        msgspec.structs.replace(layout([50_000] * 8, items, length, (0, 1, 2)), long_length=long)
-        for length, _ in shapes
-    ]
-    fields = layouts[0].item_fields
-    codes = np.stack([random.integers(f.offset + 1, f.offset + f.size, 50_000) for f in fields], 1).astype(np.int32)
-    catalog = Catalog.of(np.arange(len(codes), dtype=np.uint64), {"codes": codes}, np.arange(0))
-    sides = [Side.of(own, shape, catalog) for own, (_, shape) in zip(layouts, shapes, strict=True)]
-    labels = {name: torch.from_numpy((random.random(BATCH) < 0.2).astype(np.float32)) for name in SIM_HEADS}
-    targets = HeadPlan(SIM_HEADS, frozenset(), {}, "ratio").targets(labels)
-    pages, one = sim_pages(random, codes, requests, BATCH, long), sim_pages(random, codes, 1, 500, long)
-    for title, work in (
-        (f"SIM training step, {threads} threads", lambda side: side.step(pages, targets)),
-        ("SIM serving of 500 candidates, 1 thread", lambda side: side.serve(one)),
-    ):
-        turns = [[1000 / rate(partial(work, side)) for side in sides] for _ in range(rounds + 3)]
-        din, searched = (median(own) for own in zip(*turns[3:], strict=True))
-        print(f"{title}: DIN over 100 {din:.2f} ms, SIM over {long:,} {searched:.2f} ms: {searched / din:.2f} x")
-        result(title, searched, din, "ms", "≤ 2")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--requests", type=int, default=16_000)
-    parser.add_argument("--only", choices=["mmoe", "dcn", "din", "score", "sim"])
+    parser.add_argument("--only", choices=["mmoe", "dcn", "din", "score"])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(1)  # the peer draws its weights from torch's own generator
-    if given.only not in ("score", "sim"):
+    if given.only != "score":
         head()
     if given.only in (None, "mmoe"):
         mmoe(given.rounds, given.threads)
@@ -744,8 +504,6 @@ def main() -> None:
         din(given.threads, given.requests)
     if given.only in (None, "score"):
         score(given.rounds)
-    if given.only in (None, "sim"):
-        sim(given.rounds, given.threads)
 
 
 if __name__ == "__main__":

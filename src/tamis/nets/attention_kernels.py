@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from tamis.nets.small_products import multiply, scratch
 
-GROUP: Final = 8
+GROUP: Final = 16
 _LANES: Final = 16  # short loops go on to a multiple of this, over what is written next or never read: no odd rest
 _FAST: Final = {"reassoc", "contract", "nsz", "nnan", "arcp"}  # sums may be reordered; the order is fixed by the code
 A = NDArray[Any]
