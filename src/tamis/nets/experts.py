@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tamis.nets import mixture_kernels as kernels
 from tamis.nets.layers import linear, uniform
+from tamis.nets.normalize import at, mapped, normalized
 from tamis.nets.parallel import side_by_side, spans
 from tamis.nets.personal import gated
 from tamis.nets.products import cast, product
@@ -65,6 +66,7 @@ class Experts(nn.Module):
 
     reach: [t, e] which experts each task's gate may use; None = all.   layers: (experts, units) of each hidden layer.
     gate_dropout, dropout: shares of the gates and of the hidden units that are left out in training.
+    norms: one for each hidden layer, see `nets.normalize`; None = no normalisation.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Experts(nn.Module):
         self.layers = tuple((experts, units) for units in hidden)
         self.gate_dropout, self.dropout = 0.1, 0.0
         self.reach: Tensor | None = None
+        self.norms: nn.ModuleList | None = None
         self.user_first = linear(user, experts * hidden[0], generator, fan_in=user + item)
         self.item_first = linear(item, experts * hidden[0], generator, bias=False, fan_in=user + item)
         self.user_gate = linear(user, tasks * experts, generator, fan_in=user + item)
@@ -107,25 +110,49 @@ class Experts(nn.Module):
 
     def _before_relu(self, user: Tensor, item: Tensor, rows: Rows | None, personal: Sequence[Tensor]) -> Tensor:
         """[e, n, hidden[-1]] the last layer of all experts; a personal gate is above 0 and so as good before a relu."""
-        half = self.user_first(user)
         if not self.deeper:
-            only: Tensor = spread(half, rows) + self.item_first(item)
-            out = self._dropped(only.view(-1, self.experts, self.hidden[0]).transpose(0, 1))
+            only = self._first_before_relu(user, item, rows).view(-1, self.experts, self.hidden[0])
+            out = self._dropped(only.transpose(0, 1))
             return gated(out, personal[0], rows) if personal else out
-        if rows is None:
-            first = (half + self.item_first(item)).relu()
-        else:
-            first = meet(half, item, self.item_first.weight, rows)
+        first = self._first(user, item, rows)
         if personal:
             first = gated(first.unsqueeze(0), personal[0].flatten(1).unsqueeze(1), rows).squeeze(0)
-        out = fan_out(self._dropped(first), self.deeper[0], self.biases[0])
+        x = self._dropped(first)
         for depth in range(1, len(self.hidden)):
-            if depth > 1:
-                out = torch.baddbmm(self.biases[depth - 1], out.relu(), self.deeper[depth - 1])
-            out = self._dropped(out)
+            bias = self.biases[depth - 1]
+            weight, added = mapped(self.norms, depth, self.deeper[depth - 1], bias)
+            out = fan_out(x, weight, added) if depth == 1 else torch.baddbmm(added, out.relu(), weight)
+            out = self._dropped(normalized(self.norms, depth, out, bias))
             if personal:
                 out = gated(out, personal[depth], rows)
         return out
+
+    def _first(self, user: Tensor, item: Tensor, rows: Rows | None) -> Tensor:
+        """[n, e * hidden[0]] what the first layer says."""
+        if rows is None or (self.norms is not None and self.training):
+            return self._first_before_relu(user, item, rows).relu()
+        of_user, of_item, bias = self._first_map()
+        return meet(nn.functional.linear(user, of_user, bias), item, of_item, rows)
+
+    def _first_before_relu(self, user: Tensor, item: Tensor, rows: Rows | None) -> Tensor:
+        of_user, of_item, bias = self._first_map()
+        out = spread(nn.functional.linear(user, of_user, bias), rows)
+        if self.norms is None or not self.training:
+            return out + nn.functional.linear(item, of_item)
+        out = torch.unflatten(out + product(cast(item), cast(of_item).t()), 1, (self.experts, -1)).transpose(0, 1)
+        out = normalized(self.norms, 0, out, self.user_first.bias.view(self.experts, 1, -1))
+        return out.transpose(0, 1).flatten(1)
+
+    def _first_map(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The first layer's weights of the user's and the item's side and its bias, as for `mapped`."""
+        of_user, of_item, bias = self.user_first.weight, self.item_first.weight, self.user_first.bias
+        if self.norms is None:
+            return of_user, of_item, bias
+        if self.training:
+            return of_user, of_item, None
+        factor, moved = at(self.norms, 0).affine(bias.view(self.experts, 1, -1))
+        rate = factor.view(-1, 1)
+        return of_user * rate, of_item * rate, moved.flatten()
 
     def _dropped(self, x: Tensor) -> Tensor:
         return dropped(x, self.dropout if self.training else 0.0, self._chance)

@@ -36,6 +36,7 @@ from tamis.nets.heads import HeadPlan, Targets, Towers, loss, starts
 from tamis.nets.labels import AMOUNTS, taught
 from tamis.nets.layers import linear
 from tamis.nets.loop import Problem, Report, torch_threads, train
+from tamis.nets.normalize import of_layers
 from tamis.nets.personal import PersonalGates
 from tamis.nets.plans import MultitaskShape, TrainingPlan
 from tamis.nets.ple import Ple
@@ -183,9 +184,12 @@ def _experts(widths: tuple[int, int], heads: int, shape: MultitaskShape, generat
         counts = shape.experts, shape.head_experts
         ple = Ple(widths, heads, counts, shape.expert_hidden, shape.extraction_levels, generator)
         ple.drop(shape.gate_dropout, shape.dropout)
+        if shape.normalization == "batch":
+            ple.normalize()
         return ple
     experts = Experts(widths, heads, shape.experts, shape.expert_hidden, generator)
     experts.gate_dropout, experts.dropout = shape.gate_dropout, shape.dropout
+    experts.norms = of_layers(experts.layers) if shape.normalization == "batch" else None
     return experts
 
 

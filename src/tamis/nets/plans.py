@@ -9,6 +9,7 @@ Cross = Literal["fm", "dcn", "dcn_v2", "gdcn", "senet", "bilinear", "senet_bilin
 BilinearWeights = Literal["all", "each", "interaction"]
 BilinearForm = Literal["inner", "hadamard"]
 Mixture = Literal["mmoe", "ple"]
+Normalization = Literal["none", "batch"]
 PersonalGating = Literal["none", "lhuc", "ppnet"]
 HowToSearch = Literal["none", "hard", "soft"]
 Position = Literal["none", "feature", "tower"]
@@ -73,6 +74,7 @@ class MultitaskShape:
     stream_hidden: layers of each stream of final_mlp.   stream_heads: of their fusion, a divisor of the last layer.
     gate_dropout: share of gate weights masked in training, against gates that pick a single expert.
     dropout: share of the experts' hidden units left out in training, where few rows would be learnt by heart.
+    normalization: of the experts' hidden layers in training, see `nets.normalize`.
     wide: beside the towers, a straight line from the inputs to every head, and a weight of its own for each head and
     code of the item.
     powers: squares and roots of all numbers besides them, see `embed.Standardize`.
@@ -91,6 +93,7 @@ class MultitaskShape:
     tower_hidden: tuple[int, ...] = (32,)
     gate_dropout: float = 0.1
     dropout: float = 0.0
+    normalization: Normalization = "none"
     mixture: Mixture = "mmoe"
     head_experts: int = 1
     extraction_levels: int = 2

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tamis.nets.experts import Experts, blend, drawn, dropped, gates_of
 from tamis.nets.layers import uniform
+from tamis.nets.normalize import mapped, normalized, of_layers
 from tamis.nets.personal import gated
 from tamis.nets.spread import Rows
 
@@ -52,6 +53,11 @@ class Ple(nn.Module):
         for level in (self.first, *self.deeper):
             level.gate_dropout, level.dropout = gates, units
 
+    def normalize(self) -> None:
+        """Gives every hidden layer of every level batch normalisation."""
+        for level in (self.first, *self.deeper):
+            level.norms = of_layers(self.first.layers)
+
     def forward(self, user: Tensor, item: Tensor, rows: Rows | None, personal: Sequence[Tensor] = ()) -> Tensor:
         """[t, n, hidden[-1]] of user [r, …] and item [n, …]. personal: a gate for each of `layers`, or none."""
         return self._through(self.deeper, (user, item), rows, personal)
@@ -84,6 +90,7 @@ class Level(nn.Module):
         super().__init__()
         groups, experts = reach.shape
         self.gate_dropout, self.dropout = 0.1, 0.0
+        self.norms: nn.ModuleList | None = None
         self.owner: Tensor
         self.reach: Tensor
         self.register_buffer("owner", owner, persistent=False)
@@ -104,7 +111,9 @@ class Level(nn.Module):
         raw = self.raw_gates(x)
         out = x.index_select(0, self.owner)
         for depth, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            out = torch.baddbmm(bias, out.relu() if depth else out, weight)
+            folded, added = mapped(self.norms, depth, weight, bias)
+            out = torch.baddbmm(added, out.relu() if depth else out, folded)
+            out = normalized(self.norms, depth, out, bias)
             out = dropped(out, self.dropout if self.training else 0.0, self._chance)
             if personal:
                 out = gated(out, personal[depth], rows)  # a gate is above 0: before the relu is as good as after it

@@ -41,6 +41,7 @@ from tamis.nets.plans import (
     HowToSearch,
     Mixture,
     MultitaskShape,
+    Normalization,
     PersonalGating,
     Position,
     Precision,
@@ -86,6 +87,7 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     tower_hidden: tuple[int, ...] = (32,)  # hidden layers of each head's tower
     gate_dropout: ShareBelowOne = 0.1  # share of gate weights masked in training
     dropout: ShareBelowOne = 0.0  # share of the experts' hidden units left out in training
+    normalization: Normalization = "none"  # "batch": of the experts' hidden layers in training, folded in when served
     mixture: Mixture = "mmoe"  # "ple": each head has experts of its own beside the shared ones, in levels
     head_experts: AtLeastOne = 1  # of "ple": each head's own experts
     extraction_levels: AtLeastOne = 2  # of "ple"
