@@ -120,7 +120,7 @@ def _dcn(features: Any, columns: Columns, common: dict[str, Any]) -> Any:
             out = self.fc(torch.cat([self.crossnet(x), self.parallel_dnn(x)], dim=-1))
             return {"y_pred": self.output_activation(out)}
 
-    return Flat(features, num_cross_layers=2, parallel_dnn_hidden_units=[256, 128], **common)
+    return Flat(features, num_cross_layers=2, parallel_dnn_hidden_units=[256, 128], batch_norm=True, **common)
 
 
 def _din(features: Any, columns: Columns, common: dict[str, Any]) -> Any:
