@@ -41,6 +41,8 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "lhuc": {"personal_gates": "lhuc"},
     "ppnet": {"personal_gates": "ppnet"},
     "ple": {"mixture": "ple", "experts": 1, "extraction_levels": 2},
+    "normalised": {"normalization": "batch", "dropout": 0.1},
+    "normalised ple": {"normalization": "batch", "mixture": "ple", "experts": 1, "extraction_levels": 2},
     "all at once": {"crosses": ["fm", "dcn"], "personal_gates": "lhuc", "mixture": "ple", "extraction_levels": 1},
 }
 EVERYTHING = Candidates(np.arange(240))
