@@ -222,22 +222,22 @@ FUXI = {
 OURS: dict[str, dict[str, Any]] = {"tamis, no cross": {}, "tamis, dcn_v2": {"crosses": ("dcn_v2",)}}
 OUR_SHAPE = MultitaskShape(
     embedding_size=12,
-    embedding_spread=0.05,
+    embedding_spread=1e-4,
     attention="mean",
     experts=1,
     expert_hidden=(256, 128),
     tower_hidden=(),
     dropout=0.4,
+    normalization="batch",
     wide=False,
 )
 OUR_PLAN = TrainingPlan(
-    epochs=22,
-    batch_size=2048,
-    learning_rate=3e-3,
-    embedding_learning_rate=4e-2,
+    epochs=20,
+    batch_size=4096,
     decay_to=0.0,
-    l2=2e-4,
-    patience=5,
+    l2=0.05,
+    embedding_steps="all",
+    patience=20,
     threads=1,
 )
 

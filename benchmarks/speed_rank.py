@@ -12,8 +12,8 @@ of the rounds. "step": forward, backward, update on batches that are ready, the 
 MMoE: 16 fields × 16, vocabularies of 10,000 to 100,000, 4 experts 128-64, 2 tasks with towers of 32. "alone": every
 row has its own user side, as in the peers; "grouped": 16 candidates share it, as in a log of served pages.
 DCN-V2: the same fields but for one of each side that has 40 codes; two layers of full matrices beside layers of
-256-128, normalised by batch on every side. A click is a draw by the product of what hangs at these two codes, which only
-a cross can learn.
+256-128, normalised by batch on every side. A click is a draw by the product of what hangs at these two codes, which
+only a cross can learn.
 DIN: 4 user fields, 2 item fields and 50 past items with the same 2 fields (8 in torch-rechub's count), attention 36,
 layers 256-128, 10 to 16 candidates per request. A click is likely when the candidate's category is among the user's
 past ones, which only a net that compares the two can learn.

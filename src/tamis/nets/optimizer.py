@@ -1,4 +1,4 @@
-"""Adam for the layers, and for the fused table only the rows that a batch touched."""
+"""Adam for the layers, and for the fused table only the rows that a batch touched, unless the plan wants all."""
 
 import math
 from collections.abc import Mapping
@@ -24,6 +24,8 @@ class Optimizer:
 
     Layers: torch's Adam. Rows of the `Table`s: Adam on exactly the rows gathered since `clear`;
     the moments of all other rows stand still ("lazy Adam"), and when a batch holds every row it is Adam itself.
+    `TrainingPlan.embedding_steps` "all": every embedding moves at every step, so that `l2` pulls rare ones as often as
+    frequent ones; a row that no batch holds goes to 0.
     """
 
     def __init__(self, net: nn.Module, plan: TrainingPlan) -> None:
@@ -108,11 +110,15 @@ class _Rows:
 
     def _sum_gradients(self) -> int:
         """Fills the distinct codes and the sum of each one's gradients; how many there are."""
-        room = min(sum(codes.size for codes, _, _ in self.table.taken), len(self._place))
+        every = self._plan.embedding_steps == "all" and not self.table.first_order
+        room, taken = len(self._place), sum(codes.size for codes, _, _ in self.table.taken)
+        room = room if every else min(taken, room)
         if room > len(self._distinct):
             self._distinct = np.empty(room, np.int32)
             self._sums = np.empty((room, self._sums.shape[1]), self._sums.dtype)
-        count = 0
+        count = len(self._place) - 1 if every else 0
+        self._distinct[:count] = self._place[1 : count + 1] = np.arange(1, count + 1)
+        self._sums[:count] = 0
         for codes, starts, leaf in self.table.taken:
             if leaf.grad is not None:
                 marks = (self._place, self._distinct, count)

@@ -9,6 +9,7 @@ Cross = Literal["fm", "dcn", "dcn_v2", "gdcn", "senet", "bilinear", "senet_bilin
 BilinearWeights = Literal["all", "each", "interaction"]
 BilinearForm = Literal["inner", "hadamard"]
 Mixture = Literal["mmoe", "ple"]
+EmbeddingSteps = Literal["touched", "all"]
 Normalization = Literal["none", "batch"]
 PersonalGating = Literal["none", "lhuc", "ppnet"]
 HowToSearch = Literal["none", "hard", "soft"]
@@ -32,7 +33,9 @@ class TrainingPlan:
     epochs: most passes over the training requests.   batch_size: rows (not requests) per step, whole requests only.
     learning_rate: Adam's, for everything but the embeddings.   embedding_learning_rate: of the fused table's rows.
     wide_learning_rate: of the rows of first-order tables, single numbers that have further to go and are not pulled.
-    l2: pull of the touched embedding rows towards zero.   decay_to: learning rates fall linearly to this share.
+    l2: pull of the embedding rows that move towards zero.   decay_to: learning rates fall linearly to this share.
+    embedding_steps: which rows move at a step, those that the batch touched or all; the latter costs a pass over the
+    whole table each time, and a rare id is pulled as often as a frequent one.
     patience: epochs without a better validation score before stopping; 0 = never stop early, keep the last.
     unknown_share: share of rows that are trained with the id taken away, so that new users and items are understood.
     precision: of matrix products, see `nets.products`.
@@ -46,6 +49,7 @@ class TrainingPlan:
     embedding_learning_rate: float = 1e-3
     wide_learning_rate: float = 1e-2
     l2: float = 0.0
+    embedding_steps: EmbeddingSteps = "touched"
     decay_to: float = 1.0
     patience: int = 1
     unknown_share: float = 0.0

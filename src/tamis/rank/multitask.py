@@ -38,6 +38,7 @@ from tamis.nets.plans import (
     BilinearWeights,
     Cross,
     CrossPlace,
+    EmbeddingSteps,
     HowToSearch,
     Mixture,
     MultitaskShape,
@@ -113,7 +114,8 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     embedding_learning_rate: float = 1e-3  # of the embedding table
     wide_learning_rate: float = 1e-2  # of the weights of the item's codes in the linear model
     decay_to: float = 1.0  # learning rates fall linearly to this share of themselves
-    l2: float = 0.0  # pull of the touched embeddings towards zero
+    l2: float = 0.0  # pull of the embeddings that move towards zero
+    embedding_steps: EmbeddingSteps = "touched"  # "all": every embedding moves at every step, for small tables
     calibration: Literal["platt", "isotonic", "none"] = "platt"  # learnt on the validation rows
     unknown_share: ShareBelowOne = 0.1  # share of rows trained without their id, for users and items that are new
     precision: Precision = "float32"  # "mixed": products of training in 16 bits, where the processor is made for it

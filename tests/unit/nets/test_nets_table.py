@@ -98,6 +98,28 @@ def test_rows_that_no_batch_holds_and_the_padding_row_stand_still() -> None:
     assert not net.table.weight[0].any()
 
 
+def test_when_all_embeddings_move_they_move_as_adam_with_a_penalty_on_the_whole_table() -> None:
+    net = Net(9)
+    net.table.weight.detach()[8] = 0.5  # no batch holds it
+    weight = net.table.weight.detach().clone().requires_grad_()
+    reference = torch.optim.Adam([weight], lr=0.01, weight_decay=0.1)
+    optimizer = Optimizer(net, TrainingPlan(embedding_learning_rate=0.01, l2=0.1, embedding_steps="all"))
+    random = np.random.default_rng(3)
+    net.train()
+    for _ in range(20):
+        codes = torch.from_numpy(random.integers(0, 8, (2, sum(WIDTHS))).astype(np.int32))
+        optimizer.clear()
+        reference.zero_grad()
+        layer = net.layer.weight.detach().clone(), net.layer.bias.detach().clone()
+        net(codes).square().sum().backward()
+        nn.functional.linear(pooled(weight, codes), *layer).square().sum().backward()
+        optimizer.step()
+        reference.step()
+        torch.testing.assert_close(net.table.weight[1:], weight.detach()[1:])
+    assert not net.table.weight[0].any()
+    assert (net.table.weight[8] < 0.5).all()
+
+
 def test_weights_of_a_linear_model_have_a_rate_of_their_own_and_are_not_pulled() -> None:
     nets = {line: Net(9) for line in (False, True)}
     for line, net in nets.items():
