@@ -346,6 +346,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "LHUC": {"personal_gates": "lhuc"},
     "PPNet": {"personal_gates": "ppnet"},
     "dropout 0.2": {"dropout": 0.2},
+    "normalised by batch": {"normalization": "batch"},
+    "normalised, dropout 0.2": {"normalization": "batch", "dropout": 0.2},
 }
 _SINGLE = {
     "embedding_dim": 16,
