@@ -188,7 +188,7 @@ class _Reader:
         interest = np.isin(ACTIONS, self.interest)
         counting, seen, edges = self._counting(self.counted), 0, self._edges()
         for number, (begin, end) in enumerate(pairwise(edges)):
-            counting.advance(self._refreshed(begin), begin)
+            counting.advance(float(self._refreshed((begin + end) / 2)), begin)
             events = self._events(begin, end)
             samples = self._samples(events, begin if number else -np.inf, end)
             if begin >= self.moment.valid_since:
@@ -245,9 +245,9 @@ class _Reader:
     def _counting(self, actions: Sequence[int]) -> Counting:
         return Counting(lambda: Running(self.dataset, actions, self.piece), self.windows, (self.first, self.all_of))
 
-    def _refreshed(self, begin: float) -> float:
-        config = self.features
-        return float(refresh_time(np.array([begin]), config.refresh_hours, config.refresh_offset_hours)[0])
+    def _refreshed(self, time: Any) -> NDArray[np.float64]:
+        """The last refresh; of moments between two, since right at one the last digit decides which it is."""
+        return refresh_time(time, self.features.refresh_hours, self.features.refresh_offset_hours)
 
     def _edges(self) -> list[float]:
         """Where stretches begin, the end of training last: at most so many events in each, none beyond a refresh."""
@@ -255,8 +255,9 @@ class _Reader:
         part = (np.cumsum(self.minutes[:, 1]) - 1) // most
         cuts = self.minutes[np.flatnonzero(np.diff(part)) + 1, 0] * 60.0
         step = self.features.refresh_hours * 3600
-        begin, until = self._refreshed(self.first), self.moment.until
-        refreshes = begin + step * np.arange(1, int((until - begin) / step) + 1)
+        until = self.moment.until
+        begin = float(self._refreshed(self.first))
+        refreshes = self._refreshed(begin + step * (0.5 + np.arange(1, int((until - begin) / step) + 2)))
         edges = np.unique([self.first, *cuts, *refreshes, self.moment.valid_since, until])
         return [float(edge) for edge in edges if self.first <= edge <= until]
 

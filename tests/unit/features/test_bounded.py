@@ -29,7 +29,7 @@ FEATURES = {  # beside the demo's: what happened in a window, of a user as of a 
     "features.item.click_rate_day": {"kind": "rate", "action": "click", "window_hours": 24.0},
     "features.user.likes_lately": {"kind": "count", "action": "like", "window_hours": 60.0},
     "features.user.hides": {"kind": "count", "action": "hide"},
-    "features.refresh_hours": 5.0,
+    "features.refresh_hours": 5.1234567,  # of which no multiple is exact
     "features.user.user_id.min_count": 90,
     "features.item.item_id.min_count": 34,
 }
