@@ -44,14 +44,13 @@ from tamis.nets.position import PLACES, PlaceCodes, PositionTower
 from tamis.nets.sequence import DinAttention, DotAttention, SearchAttention, mean_pool, past
 from tamis.nets.spread import Rows, spread
 from tamis.nets.thinning import Thinning
-from tamis.nets.tiles import Tiles
+from tamis.nets.tiles import SEARCH_INPUTS, Tiles
 from tamis.nets.tower import IdHider
 
 log = structlog.get_logger(__name__)
 _SAMPLE_REQUESTS = 5_000
 _JUDGE_ROWS = 8_192
 INPUTS = ("user_codes", "user_dense", "history_codes", "item_codes", "item_dense", "item_dynamic")
-SEARCH_INPUTS = ("found_codes", "tile_found", "tile_rows", "tile_place")  # of an exported net with a search
 
 
 class Scales(NamedTuple):

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 TILE: Final = 8
+SEARCH_INPUTS: Final = ("found_codes", "tile_found", "tile_rows", "tile_place")
+"""What an exported net with a search reads besides a batch: `Found.codes`, and `Tiles` of its `row_of`."""
 
 
 class Tiles(NamedTuple):

@@ -50,7 +50,7 @@ from tamis.nets.plans import (
     plan_of,
 )
 from tamis.nets.session import Session
-from tamis.nets.tiles import TILE, Tiles
+from tamis.nets.tiles import SEARCH_INPUTS, TILE, Tiles
 from tamis.rank.calibrate import Isotonic, Platt
 from tamis.rank.watch_time import WatchTime, column_beside
 from tamis.types import WATCH_HEADS, Candidates, Columns, Query
@@ -291,12 +291,7 @@ def _search_inputs(found: Found | None, search: Search | None) -> dict[str, NDAr
     if found is None or search is None:
         return {}
     tiles = Tiles.of(found.row_of, len(found.codes), 1 if search.soft else TILE)
-    return {
-        "found_codes": found.codes,
-        "tile_found": tiles.group_of,
-        "tile_rows": tiles.rows,
-        "tile_place": tiles.place,
-    }
+    return dict(zip(SEARCH_INPUTS, (found.codes, *tiles), strict=True))
 
 
 def column_of(head: str) -> str:

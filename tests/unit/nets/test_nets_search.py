@@ -20,12 +20,12 @@ from tamis.features.spec import HistoryConfig
 from tamis.metrics import auc
 from tamis.nets.batch import tensors
 from tamis.nets.heads import HeadPlan
-from tamis.nets.multitask import INPUTS, SEARCH_INPUTS, MultitaskNet, Scales, export_multitask, fit_multitask, predict
+from tamis.nets.multitask import INPUTS, MultitaskNet, Scales, export_multitask, fit_multitask, predict
 from tamis.nets.plans import MultitaskShape, TrainingPlan
 from tamis.nets.sequence import DinAttention, SearchAttention, dot_weights
 from tamis.nets.session import Session
 from tamis.nets.spread import Rows
-from tamis.nets.tiles import Tiles
+from tamis.nets.tiles import SEARCH_INPUTS, Tiles
 from tamis.prerank.three_tower import ThreeTowerConfig
 from tamis.rank.light import LightRankConfig
 from tamis.rank.multitask import Multitask, MultitaskConfig
