@@ -31,7 +31,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
                 weights[tensor.name.removeprefix(_PREFIX)] = torch.from_numpy(np.array(numpy_helper.to_array(tensor)))
         # The exporter writes equal weights once: the numbers of a side without any, for instance.
         for node in graph.node:
-            if node.op_type == "Identity" and node.input[0].startswith(_PREFIX):
+            if node.op_type == "Identity" and node.input[0].startswith(_PREFIX) and node.output[0].startswith(_PREFIX):
                 weights[node.output[0].removeprefix(_PREFIX)] = weights[node.input[0].removeprefix(_PREFIX)].clone()
     return weights
 
