@@ -27,11 +27,11 @@ from tamis.features.layout import Layout
 from tamis.features.search import Past, find
 from tamis.nets.batch import tensor
 from tamis.nets.heads import HeadPlan, Targets, loss
-from tamis.nets.multitask import INPUTS, SEARCH_INPUTS, MultitaskNet, Scales, export_multitask
+from tamis.nets.multitask import INPUTS, MultitaskNet, Scales, export_multitask
 from tamis.nets.optimizer import Optimizer
 from tamis.nets.plans import MultitaskShape, TrainingPlan
 from tamis.nets.session import Session
-from tamis.nets.tiles import Tiles
+from tamis.nets.tiles import SEARCH_INPUTS, Tiles
 from tamis.types import Catalog
 
 BATCH = 2048
