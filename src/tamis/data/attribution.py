@@ -73,6 +73,18 @@ def places_of(requests: Requests, numbers: NDArray[np.int64]) -> NDArray[np.int6
     return np.where(requests.number[place] == numbers, place, -1)
 
 
+def answers_since(requests: Requests, events: Events, moment: float) -> Events:
+    """The events without those that name a request before `moment`, or one that is not among `requests`.
+
+    Where only some days of a log are at hand an answer to an older page would else be taken for one to a newer page.
+    Impressions whose request is not there stay.
+    """
+    place = places_of(requests, events.request)
+    time = np.append(requests.time, -np.inf)[place]
+    older = (events.request >= 0) & (time < moment) & ((place >= 0) | (events.action != Action.IMPRESSION))
+    return events.take(np.flatnonzero(~older))
+
+
 def positive_rows(events: Events, positives: Sequence[int]) -> Rows:
     """One page of one row for each thing that users did of the given action codes, each (user, item, time) once."""
     chosen = events.take(np.flatnonzero(np.isin(events.action, np.asarray(positives, np.uint8))))

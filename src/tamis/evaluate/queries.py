@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.assemble import Model
-from tamis.data.attribution import places_of
+from tamis.data.attribution import answers_since
 from tamis.data.dataset import DAY_SECONDS, Dataset, Events, Requests
 from tamis.data.samples import Log, Samples, Timeline, build_samples, rating_samples
 from tamis.data.split import Split
@@ -71,10 +71,7 @@ class Past:
         since = split.test_since - DAY_SECONDS if self.model.config.train.memory_gib else None
         events, requests = self.events, self.dataset.requests(since, split.test_until)
         held_out = events.take(np.flatnonzero(events.time >= split.test_since))
-        place = places_of(requests, held_out.request)
-        known = np.flatnonzero(place >= 0)
-        older = known[requests.time[place[known]] < split.test_since]  # late answers to pages of the training days
-        held_out = held_out.take(np.delete(np.arange(len(held_out)), older))
+        held_out = answers_since(requests, held_out, split.test_since)  # others are to pages of the training days
         if not (held_out.action == Action.IMPRESSION).any():  # negatives are drawn, of what was there on any day
             held_out = events
         published = np.where(np.isfinite(self.published), self.published, np.nan)

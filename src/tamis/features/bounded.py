@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tamis.data.attribution import answers_since
 from tamis.data.dataset import DAY_SECONDS, Dataset, Events
 from tamis.data.on_disk import Appender, OnDisk
 from tamis.data.samples import Log, Reach, SampleConfig, Samples, Timeline, build_samples
@@ -286,7 +287,8 @@ class _Reader:
 
     def _log(self, events: Events, begin: float, end: float) -> Log:
         requests = self.dataset.requests(begin - DAY_SECONDS, min(end + _PAGE_SECONDS, self.moment.until))
-        return Log(events, requests, self.timeline, self.published, self.reach)
+        answers = answers_since(requests, events, begin - _PAGE_SECONDS)  # older pages are not among the events
+        return Log(answers, requests, self.timeline, self.published, self.reach)
 
     def _samples(self, events: Events, begin: float, end: float) -> Samples:
         names = [name for name in self.sampling.labels or ACTIONS[1:] if self.totals[ACTION_CODE[name]]]

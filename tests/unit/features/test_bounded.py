@@ -5,16 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+from msgspec import structs
 
 from tamis.assemble import PARTS
-from tamis.config import StepConfig, override
+from tamis.config import StepConfig, convert, override
+from tamis.data.dataset import Dataset
 from tamis.data.on_disk import Appender, OnDisk
 from tamis.data.split import by_time
+from tamis.data.tables import RawTables
+from tamis.data.write import import_tables
 from tamis.errors import ConfigError, DataError
 from tamis.features.bounded import Room, prepare_bounded
 from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
+from tamis.features.spec import FeaturesConfig
 from tamis.nets.labels import unlearnable
 from tamis.nets.loop import in_pieces
 from tamis.rank.multitask import Multitask, MultitaskConfig
@@ -119,6 +125,34 @@ def test_a_bound_that_is_too_small_says_what_is_wanted_and_a_log_without_impress
         prepare_bounded(tiny.dataset, Moment(1e18, 1e18), configs, (config.state, Room(tmp_path, 1024.0)))
     with pytest.raises(DataError, match="without impressions cannot be learnt from under a bound"):
         prepare_bounded(tiny.dataset, Moment(0.0, 0.0), configs, (config.state, Room(tmp_path, MIB)))  # before the log
+
+
+def test_an_answer_to_an_older_page_is_none_to_a_newer_one_with_the_same_item(tiny: Any, tmp_path: Path) -> None:
+    random, begin, hour = np.random.default_rng(3), 1_767_225_600.0, 3600.0
+    pages = [(f"{user}-{turn}", f"u{user}", begin + (turn + random.random()) * 5 * hour)
+             for user in range(12) for turn in range(30)]  # fmt: skip
+    events = []
+    for page, user, time in pages:
+        for item in random.choice(6, 4, replace=False):  # so that most items are shown again and again
+            events.append((user, f"i{item}", "impression", time, page))
+            if random.random() < 0.4:
+                events.append((user, f"i{item}", "click", time + random.random() * 40 * hour, page))
+    columns = ("user_id", "item_id", "action", "time", "request_id")
+    log = pl.DataFrame(events, columns, orient="row")
+    requests = pl.DataFrame(pages, ("request_id", "user_id", "time"), orient="row")
+    import_tables(RawTables.of(requests=requests, events=log), tmp_path / "data")
+    item = {"item_id": {"kind": "id"}, "clicks": {"kind": "count", "action": "click"}}
+    features = {"user": {"user_id": {"kind": "id"}}, "item": item, "history": {"fields": ["item_id"]}}
+    sampling = structs.replace(tiny.project.config.samples, label_window_hours=48.0)
+    configs = (convert(features, FeaturesConfig), sampling, ("click",))
+    dataset, moment = Dataset.open(tmp_path / "data"), Moment(begin + 120 * hour, begin + 200 * hour)
+    whole = prepare(dataset, moment, configs, tiny.project.config.state)
+    room = Room(tmp_path / "room", MIB)
+    room.folder.mkdir()
+    bounded = prepare_bounded(dataset, moment, configs, (tiny.project.config.state, room))
+    assert 0.3 < whole.train.labels["click"].mean() < 0.5
+    np.testing.assert_array_equal(np.asarray(bounded.train.item), whole.train.item)
+    np.testing.assert_array_equal(np.asarray(bounded.train.labels["click"]), whole.train.labels["click"])
 
 
 def test_an_array_on_disk_gives_what_the_array_gives(tmp_path: Path) -> None:
