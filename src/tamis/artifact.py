@@ -199,10 +199,13 @@ class BundleWriter:
         self._let_go()
 
     def leave(self) -> bool:
-        """Lets go of an unfinished bundle, which `resume` may find; without a finished artifact it is removed.
+        """Lets go of a bundle that is not judged, for `resume` to find; one without a finished artifact is removed.
 
         → whether there is something to go on with.
         """
+        if report_file(self.path).is_file():
+            self.close()
+            return False
         if not self.run or not self.run.done:
             self.discard()
             return False

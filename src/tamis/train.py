@@ -88,7 +88,7 @@ def train(
     """Builds every part from the data, evaluates the assembled funnel on the held-out days and publishes a bundle.
 
     data: a data set folder.   bundles: where bundles are published.   oracle: see evaluate.offline.
-    Raises DataError when there is nothing to learn from, ConfigError for a funnel without a source, both and
+    Raises ConfigError for a funnel without a source, DataError when there is nothing to learn from; either of them or
     ArtifactError when parts are to be kept that do not fit. Such errors leave nothing behind, since their cure makes it
     another run; whatever else stops the run (a signal, a full disk) leaves the finished parts, for a choice that
     resumes.
@@ -147,15 +147,21 @@ def _train(
         report = evaluate(model, dataset, split, progress=progress, oracle=oracle)
         clock.lap("evaluate")
         released = release(bundle, report, config.train)
-    except TamisError:
-        writer.discard()
-        raise
-    except BaseException:
-        if writer.leave():
-            log.warning("stopped; `tamis train --resume` goes on with the finished parts", bundle=writer.name)
+    except BaseException as error:
+        _give_up(writer, error)
         raise
     writer.close()
     return Trained(bundle, report, seconds, released)
+
+
+def _give_up(writer: BundleWriter, error: BaseException) -> None:
+    """What is left of a run that is stopped by an error or a signal; see `train`."""
+    if current_name(writer.root) == writer.name:
+        writer.close()  # it is served: what failed came after that
+    elif isinstance(error, TamisError):
+        writer.discard()
+    elif writer.leave():
+        log.warning("stopped; `tamis train --resume` goes on with the finished parts", bundle=writer.name)
 
 
 def _prepared(

@@ -186,8 +186,9 @@ def test_what_was_finished_and_not_judged_is_resumed_and_what_was_judged_is_not(
     assert not (again.path / "catalog").exists()  # it is written once more
     assert again.finish(FACTS).manifest.files.keys() == {"recall.popular/a"}
     report_file(again.path).write_text("{}", encoding="utf-8")
-    assert again.leave()
+    assert not again.leave()
     assert BundleWriter.resume(tmp_path, run) is None
+    assert open_bundle(again.path).manifest.files.keys() == {"recall.popular/a"}
 
 
 def test_a_run_without_a_finished_part_leaves_nothing(tmp_path: Path) -> None:

@@ -77,12 +77,12 @@ class Statistics:
         axis = {int(code): np.sort(key[action == code]) for code in np.unique(action)}
         sums: dict[int, NDArray[np.int64]] = {}
         if value is not None:
-            units = np.rint(np.minimum(value.astype(np.float64), _MOST) * UNITS).astype(np.int64)
             for code in np.unique(action[value > 0]).tolist():
                 chosen = np.flatnonzero((action == code) & (value > 0))
                 chosen = chosen[np.argsort(key[chosen], kind="stable")]
                 axis[VALUED + code] = key[chosen]
-                sums[VALUED + code] = np.append(0, np.cumsum(units[chosen]))
+                units = np.rint(np.minimum(value[chosen].astype(np.float64), _MOST) * UNITS).astype(np.int64)
+                sums[VALUED + code] = np.append(0, np.cumsum(units))
         return cls(moments, axis, entities, sums)
 
     def counts(

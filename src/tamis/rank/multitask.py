@@ -182,6 +182,8 @@ class Multitask:
         Raises ConfigError when no configured head can be learnt, or when torch is not installed; DataError for a label
         outside its range.
         """
+        if config.search == "soft" and not inputs.catalog.columns["vector"][0].shape[1]:
+            raise ConfigError('multitask.search = "soft" wants content vectors; no item has one (column "vector")')
         watch = WatchTime.fit(
             config.heads, config.finished_share, config.play_limit_seconds, inputs.train, inputs.catalog
         )
@@ -274,9 +276,9 @@ class Multitask:
             raise ArtifactError(f"{folder / _FACTS_FILE}: {error}") from None
         if new := [head for head in config.heads if head not in (*facts.heads, *facts.dropped)]:
             raise ArtifactError(f"{folder / _FACTS_FILE}: no head {new}; it was trained for {list(facts.heads)}")
-        trained = "none" if facts.search is None else "soft" if facts.search.soft else "hard"
-        if config.search != trained:
-            raise ArtifactError(f"{folder / _FACTS_FILE}: search is {config.search!r}; it was trained with {trained!r}")
+        if _search(config, facts.layout) != facts.search:
+            now = f"search {config.search!r} with {config.search_field!r} and {config.search_entries} entries"
+            raise ArtifactError(f"{folder / _FACTS_FILE}: {now}; it was trained with {facts.search or 'none'}")
         calibrators: dict[str, Calibrator] = {}
         for head in facts.heads:
             for name, kind in (("platt", Platt), ("isotonic", Isotonic)):
@@ -284,6 +286,10 @@ class Multitask:
                     calibrators[head] = kind.load(folder / f"{name}.{head}")
         watch = WatchTime.load(config.heads, config.finished_share, config.play_limit_seconds, folder)
         return cls(config, facts, calibrators, watch, NetFolder(folder), Session.open(folder / _NET_FILE))
+
+
+def _search(config: MultitaskConfig, layout: Layout) -> Search | None:
+    return Search.of(layout, config.search, config.search_field, config.search_entries)
 
 
 def _search_inputs(found: Found | None, search: Search | None) -> dict[str, NDArray[Any]]:

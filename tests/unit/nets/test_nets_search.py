@@ -246,9 +246,22 @@ def test_a_part_with_a_search_scores_alone_as_in_company_whatever_the_history(
 
 
 def test_a_net_cannot_search_what_it_was_not_trained_for(world: Toy, tmp_path: Path) -> None:
-    Multitask.fit(CONFIG, world.inputs, 1).save(tmp_path)
-    with pytest.raises(ArtifactError, match=r"search.*'hard'.*trained.*'none'"):
-        Multitask.load(msgspec.structs.replace(CONFIG, search="hard"), tmp_path)
+    searching = msgspec.structs.replace(CONFIG, search="hard")
+    for name, trained in (("plain", CONFIG), ("searching", searching)):
+        (tmp_path / name).mkdir()
+        Multitask.fit(trained, world.inputs, 1).save(tmp_path / name)
+    with pytest.raises(ArtifactError, match=r"search 'hard'.*trained with none"):
+        Multitask.load(searching, tmp_path / "plain")
+    with pytest.raises(ArtifactError, match=r"search 'hard'.*9 entries; it was trained with Search"):
+        Multitask.load(msgspec.structs.replace(searching, search_entries=9), tmp_path / "searching")
+
+
+def test_a_soft_search_without_content_vectors_is_refused(world: Toy) -> None:
+    base, fresh = world.inputs.catalog.columns["vector"]
+    columns = {**world.inputs.catalog.columns, "vector": (base[:, :0], fresh[:, :0])}
+    inputs = replace(world.inputs, catalog=replace(world.inputs.catalog, columns=columns))
+    with pytest.raises(ConfigError, match="wants content vectors"):
+        Multitask.fit(msgspec.structs.replace(CONFIG, search="soft"), inputs, 1)
 
 
 def test_a_search_without_a_long_history_is_refused(toy: Toy) -> None:
