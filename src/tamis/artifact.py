@@ -12,14 +12,12 @@ with the facts of the run, the names of the artifacts that are finished, and how
 anywhere: arrays are .npy, nets are ONNX.
 """
 
-import fcntl
 import hashlib
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -31,13 +29,13 @@ from numpy.typing import NDArray
 
 from tamis.config import Config
 from tamis.errors import ArtifactError
+from tamis.holds import hold
 
 FORMAT: Final = 3
 MANIFEST: Final = "bundle.json"
 CURRENT: Final = "CURRENT"
 PUBLISHED: Final = "PUBLISHED"
 RUN: Final = ".run"
-_SCRATCH: Final = ".scratch-"
 
 
 class Format(msgspec.Struct, frozen=True):
@@ -113,7 +111,7 @@ class BundleWriter:
         self.path = root / self.name
         if not name:
             self.path.mkdir()
-        self._hold = _hold(self.path) if run else -1
+        self._hold = hold(self.path) if run else -1
         if run and self._hold < 0:
             raise ArtifactError(f"{self.path}: another training is writing it")
         if run and not name:
@@ -223,53 +221,6 @@ def _run_of(folder: Path) -> Run:
     return msgspec.json.decode((folder / RUN / "run.json").read_bytes(), type=Run)
 
 
-def _hold(folder: Path) -> int:
-    """A descriptor that holds the folder until it is closed, −1 when another process holds it or it is gone."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return -1
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return -1
-    return descriptor
-
-
-@contextmanager
-def scratch(root: Path) -> Iterator[Path]:
-    """A new hidden folder in `root`, gone when the block is left; those of processes that were killed go too."""
-    root.mkdir(parents=True, exist_ok=True)
-    folder = root / f"{_SCRATCH}{secrets.token_hex(4)}"
-    with locked(root):  # nobody may find the new one before it is held
-        for left in root.glob(f"{_SCRATCH}*"):
-            if (hold := _hold(left)) >= 0:
-                shutil.rmtree(left, ignore_errors=True)
-                os.close(hold)
-        folder.mkdir()
-        hold = _hold(folder)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(hold)
-
-
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Holds a folder of bundles against other processes; waits for its turn. The system drops it when a process ends.
-
-    For whoever publishes or prunes: two trainings may end at the same time.
-    """
-    descriptor = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def publish(bundle: Bundle) -> None:
     """Makes `bundle` the CURRENT one of its folder, by one atomic rename. Needs `locked` beside other trainings."""
     root = bundle.path.parent
@@ -359,10 +310,10 @@ def prune(root: Path, keep: int) -> list[str]:
     young = {p.name for p in folders if time.time() - p.stat().st_mtime < 86_400} - {*served, *held_back}
     gone = []
     for path in folders:
-        if path.name in kept | young or (hold := _hold(path)) < 0:
+        if path.name in kept | young or (held := hold(path)) < 0:
             continue
         shutil.rmtree(path, ignore_errors=True)
-        os.close(hold)
+        os.close(held)
         report_file(path).unlink(missing_ok=True)
         gone.append(path.name)
     return gone

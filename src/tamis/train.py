@@ -23,13 +23,11 @@ from tamis.artifact import (
     BundleWriter,
     Run,
     current_name,
-    locked,
     open_full,
     prune,
     publish,
     replace_durably,
     report_file,
-    scratch,
 )
 from tamis.assemble import ProjectConfig, TrainConfig, artifact_name, load_model, part_of, save_model
 from tamis.config import StepConfig, digest
@@ -44,6 +42,7 @@ from tamis.features.coverage import seldom
 from tamis.features.inputs import Inputs, Journal, no_part
 from tamis.features.lesson import Lesson
 from tamis.features.prepare import Moment, prepare
+from tamis.holds import locked, scratch
 from tamis.lineage import Before, Kept, earlier_bundle, kept_parts, steps_of
 from tamis.types import Progress, silent
 

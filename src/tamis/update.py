@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from tamis import __version__
-from tamis.artifact import Bundle, BundleWriter, current_name, locked, open_bundle, prune, publish
+from tamis.artifact import Bundle, BundleWriter, current_name, open_bundle, prune, publish
 from tamis.assemble import Model, ProjectConfig, load_model, part_of, save_model
 from tamis.config import digest
 from tamis.data.dataset import Dataset
 from tamis.errors import ArtifactError, ConfigError, DataError
 from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
+from tamis.holds import locked
 from tamis.lineage import check_same_data, steps_of
 from tamis.train import since
 from tamis.types import Progress, silent

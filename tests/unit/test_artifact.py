@@ -16,9 +16,9 @@ from tamis.artifact import (
     published,
     report_file,
     save_arrays,
-    scratch,
 )
 from tamis.errors import ArtifactError
+from tamis.holds import scratch
 
 FACTS = {"code_version": "0", "config_digest": "d", "seed": 1, "trained_to": 0.0}
 
@@ -158,15 +158,15 @@ def test_a_bundle_that_was_finished_just_before_it_was_to_be_resumed_is_left_alo
     run = Run(code_version="1", config_digest="c", data_digest="d", choice="all", earlier="")
     first = BundleWriter(tmp_path, run)
     (first.folder("features") / "a").write_text("a", encoding="utf-8")
-    hold = module._hold
+    hold = module.hold
 
     def finished_first(folder: Path) -> int:
-        monkeypatch.setattr(module, "_hold", hold)
+        monkeypatch.setattr(module, "hold", hold)
         first.finish(FACTS)
         first.close()
         return hold(folder)
 
-    monkeypatch.setattr(module, "_hold", finished_first)
+    monkeypatch.setattr(module, "hold", finished_first)
     assert BundleWriter.resume(tmp_path, run) is None
     assert open_bundle(first.path).folder("features").is_dir()
 
