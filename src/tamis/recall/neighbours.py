@@ -119,7 +119,7 @@ def _hashed_sums(ids: Any, weights: Any, interest: Any, without: Any, slots: int
 @njit(cache=True, nogil=True)
 def place_of(place: Any, found: Any, count: int, item: int) -> int:
     """Where `item` stands in `found`; when it is new it is put at `count`.   place: an open hash table, −1 = free."""
-    slot = (item * 2654435761) & (len(place) - 1)
+    slot = ((item * 2654435761) >> 15) & (len(place) - 1)  # middle bits: items with a common factor spread too
     while place[slot] >= 0:
         if found[place[slot]] == item:
             return place[slot]  # type: ignore[no-any-return]
