@@ -14,12 +14,16 @@ import structlog
 
 from tamis.artifact import current_name, published
 from tamis.serving.engine import Engine
-from tamis.serving.wire import RankRequest, RecommendRequest
+from tamis.serving.wire import EventRequest, ItemRequest, RankRequest, RecommendRequest
+from tamis.state.memory import Memory
+from tamis.types import ACTION_CODE
 
 Load = Callable[[Path], Engine]
 """A bundle's folder → an engine over it that is warm; any error refuses the bundle."""
 
 _LONGEST_PAUSE_SECONDS: Final = 30.0
+_NEW: Final = "an item that was just put"
+_REHEARSED: Final = 10  # items that somebody acts on before he asks
 log = structlog.get_logger()
 
 
@@ -100,11 +104,31 @@ class BundleWatch:
 
 
 def warm_up(engine: Engine, users: int = 8, extra: Sequence[str] = ("a user nobody knows",)) -> None:
-    """Runs real requests, so that lazy work is done and a bundle that cannot answer shows it before it serves."""
+    """Runs real requests, so that lazy work is done and a bundle that cannot answer shows it before it serves.
+
+    Then the same once more over a state that is thrown away, with an item and events that are newer than the bundle:
+    the first of them would else wait for what they alone need.
+    """
     ids: Any = engine.model.user_ids
     known = [ids.external(place * len(ids) // users) for place in range(min(users, len(ids)))]
+    _ask(engine, (*known, *extra))
+    state = Memory()
+    rehearsal = Engine(engine.model, state, engine.limits)
+    items: Any = engine.model.item_ids
+    shown = [_NEW, *(items.external(row) for row in range(min(_REHEARSED, len(items))))]
+    asking = (*known[:1], *extra)
+    actions = [name for name in state.config.timeline_actions if engine.model.history_actions[ACTION_CODE[name]]]
+    rehearsal.put_item(_NEW, ItemRequest(author=_NEW, category=_NEW, keywords=(_NEW,)))
+    for action in actions[:1]:
+        events = [EventRequest(user_id=user, item_id=item, action=action) for user in asking for item in shown]
+        rehearsal.observe(events)
+    _ask(rehearsal, asking)
+    rehearsal.similar(_NEW, 1)
+
+
+def _ask(engine: Engine, users: Sequence[str]) -> None:
     size = min(RecommendRequest(user_id="").size, engine.limits.most_items)
-    for user_id in (*known, *extra):
+    for user_id in users:
         reply = engine.recommend(RecommendRequest(user_id=user_id, size=size))
         if reply.items:
             item_ids = [item.item_id for item in reply.items]

@@ -2,6 +2,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from litestar.testing import TestClient
@@ -16,6 +17,7 @@ from tamis.serving.service import Fleet, Service
 from tamis.serving.wire import RecommendRequest
 from tamis.serving.workers import watch_bundles
 from tamis.state.memory import Memory
+from tamis.types import Query
 
 
 class Swaps:
@@ -146,6 +148,21 @@ def test_warming_up_asks_for_real_users_and_leaves_no_trace() -> None:
     warm_up(made)
     assert state.log() == []
     assert not state.user("u0").known
+
+
+def test_warming_up_meets_a_new_item_and_new_events_on_a_state_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    model = FakeModel()
+    run = model.funnel.run
+
+    def noted(query: Query, *arguments: Any, **named: Any) -> Any:
+        asked.append((len(query.catalog) - query.catalog.base, len(query.history)))
+        return run(query, *arguments, **named)
+
+    monkeypatch.setattr(model.funnel, "run", noted)
+    warm_up(engine(model, state := Memory()))
+    assert max(asked) == (1, 11), asked  # one item newer than the bundle, and all that was done
+    assert state.item_version() == 0
 
 
 def test_warming_up_keeps_to_a_small_page() -> None:
