@@ -197,14 +197,15 @@ class BundleWriter:
         self._let_go()
 
     def leave(self) -> bool:
-        """Lets go of a bundle that is not judged, for `resume` to find; one without a finished artifact is removed.
+        """Lets go of a bundle that is not judged, for `resume` to find; one of which nothing is finished, and of the
+        artifact at hand nothing noted, is removed.
 
         → whether there is something to go on with.
         """
         if report_file(self.path).is_file():
             self.close()
             return False
-        if not self.run or not self.run.done:
+        if not self.run or not (self.run.done or any((self.path / RUN).glob("[!.]*.npz"))):
             self.discard()
             return False
         self._let_go()

@@ -160,7 +160,7 @@ def _give_up(writer: BundleWriter, error: BaseException) -> None:
     elif isinstance(error, TamisError):
         writer.discard()
     elif writer.leave():
-        log.warning("stopped; `tamis train --resume` goes on with the finished parts", bundle=writer.name)
+        log.warning("stopped; `tamis train --resume` goes on from here", bundle=writer.name)
 
 
 def _prepared(

@@ -195,8 +195,19 @@ def test_a_run_without_a_finished_part_leaves_nothing(tmp_path: Path) -> None:
     run = Run(code_version="1", config_digest="c", data_digest="d", choice="all", earlier="")
     first = BundleWriter(tmp_path, run)
     first.folder("recall.popular")
+    (first.path / ".run" / ".recall.two_tower.npz").write_text("half", encoding="utf-8")
     assert not first.leave()
     assert not first.path.exists()
+
+
+def test_a_run_stopped_in_its_first_part_leaves_how_far_that_is(tmp_path: Path) -> None:
+    run = Run(code_version="1", config_digest="c", data_digest="d", choice="all", earlier="")
+    first = BundleWriter(tmp_path, run)
+    first.checkpoint("recall.two_tower").write_text("epoch 3", encoding="utf-8")
+    assert first.leave()
+    again = BundleWriter.resume(tmp_path, run)
+    assert again is not None
+    assert again.checkpoint("recall.two_tower").read_text(encoding="utf-8") == "epoch 3"
 
 
 def test_prune_spares_what_another_training_still_judges_and_clears_up_after_killed_ones(tmp_path: Path) -> None:
