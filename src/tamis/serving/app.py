@@ -132,7 +132,9 @@ def _failed(error: Exception) -> Response[bytes]:
         log.error("call failed", exc_info=error)
     elif isinstance(error, StateError):
         log.error("state unavailable", error=str(error))
-    headers = None if wait_seconds is None else {"Retry-After": str(int(wait_seconds))}
+    headers = {} if wait_seconds is None else {"Retry-After": str(int(wait_seconds))}
+    if isinstance(error, TooLarge):  # the rest of the body is not read, so nothing can follow it
+        headers["Connection"] = "close"
     return _json(status, body, headers)
 
 

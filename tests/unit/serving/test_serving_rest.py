@@ -105,6 +105,7 @@ def test_an_oversized_body_is_413_with_and_without_a_content_length(client: Clie
     response = client.post("/v1/events", content=(big[start : start + 65536] for start in range(0, len(big), 65536)))
     assert response.status_code == 413
     assert "1048576 bytes" in error_of(response)["message"]
+    assert response.headers["connection"] == "close"  # else the rest of the body would be the next request
 
 
 def test_unknown_user_and_empty_catalogue_are_answered(client: Client) -> None:
