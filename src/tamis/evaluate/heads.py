@@ -13,6 +13,7 @@ from tamis.data.split import Split
 from tamis.evaluate.queries import Past
 from tamis.evaluate.report import Curve, Row, known
 from tamis.nets.labels import AMOUNTS, PLAY
+from tamis.rank.fuse import Fuse
 from tamis.rank.multitask import Multitask
 from tamis.rank.rating import STARS, Rating
 from tamis.stages import Scorer
@@ -32,7 +33,7 @@ class Judged:
 
 
 def judge_heads(past: Past, split: Split, most_requests: int, progress: Progress) -> Judged:
-    """The heads of the first scorer of the stage "rank" on logged requests, and the stars of its ratings.
+    """The heads of the first net of the stage "rank" on logged requests, and the stars of its ratings.
 
     Heads are the columns p_<head> or light_<head>. Probabilities are those for an impression; a head that is trained on
     clicked rows only is judged on clicked rows. Rows of items that the bundle does not know have no prediction and are
@@ -40,7 +41,8 @@ def judge_heads(past: Past, split: Split, most_requests: int, progress: Progress
     """
     steps = [step for stage in past.model.funnel.stages if stage.name == "rank" for step in stage.main.values()]
     rating = next((step for step in steps if isinstance(step, Rating)), None)
-    ranker = next((step for step in steps if isinstance(step, Scorer) and step is not rating), None)
+    # A fusion scores too, but by the columns of others: alone it has nothing to say.
+    ranker = next((step for step in steps if isinstance(step, Scorer) and not isinstance(step, Rating | Fuse)), None)
     judged = _judge(past, ranker, past.samples(split), most_requests, progress) if ranker else Judged()
     if rating is None or rating.facts.dropped:
         return judged

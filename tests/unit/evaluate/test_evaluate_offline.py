@@ -178,6 +178,11 @@ def test_the_first_scorer_of_the_rank_stage_is_judged_wherever_it_stands(past: P
     assert judge_heads(filtered, split, 20, silent) == judged
 
 
+def rank_steps(past: Past) -> dict[str, Any]:
+    """Name → step of the stage "rank"."""
+    return next(dict(stage.steps) for stage in past.model.funnel.stages if stage.name == "rank")
+
+
 class HalfStars:
     """A rating net that always says 3.5."""
 
@@ -187,11 +192,12 @@ class HalfStars:
 
 
 def test_stars_are_judged_on_the_ratings_of_the_held_out_days(past: Past, split: Split) -> None:
-    def with_rating(dropped: str) -> Past:
+    def with_rating(dropped: str, without: str = "") -> Past:
         facts = RatingFacts(layout=past.model.encoder.layout, stars=RatingConfig().stars, dropped=dropped)
         rating = Rating(RatingConfig(), facts, NetFolder(Path()), HalfStars())
+        others = {name: step for name, step in rank_steps(past).items() if name != without}
         stages = [
-            replace(stage, steps={**stage.steps, "stars": rating}) if stage.name == "rank" else stage
+            replace(stage, steps={**others, "stars": rating}) if stage.name == "rank" else stage
             for stage in past.model.funnel.stages
         ]
         clicks = past.events.take(np.flatnonzero(past.events.action == Action.CLICK))
@@ -207,6 +213,8 @@ def test_stars_are_judged_on_the_ratings_of_the_held_out_days(past: Past, split:
     assert row["mae"] == pytest.approx((4 - row["mean"]) / 3 * 2.5 + (row["mean"] - 1) / 3 * 0.5)
     assert "click" in judge_heads(with_rating(""), split, 20, silent).rows
     assert "rate" not in judge_heads(with_rating("no rating"), split, 20, silent).rows
+    assert judge_heads(with_rating("", without="heads"), split, 20, silent).rows.keys() == {"rate"}
+    assert not judge_heads(with_rating("no rating", without="heads"), split, 20, silent).rows
 
 
 # ---- what is held out ------------------------------------------------------------------------------------------
