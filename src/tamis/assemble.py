@@ -169,7 +169,7 @@ class TrainConfig(Config, frozen=True):
     checkpoint_minutes: AboveZero = 5.0  # between two notes of how far a net's training is, for --resume
     log_steps: AtLeastOne = 500  # training steps between two lines of the log
     keep_bundles: Annotated[int, Meta(ge=2)] = 5  # published ones; older ones are deleted
-    memory_gib: NotNegative = 0.0  # most memory for the log while training and judging; 0 = as much as it takes
+    memory_gib: Annotated[float, Meta(ge=0, le=1e6)] = 0.0  # most memory for the log in training; 0 = what it takes
     least_coverage: Share = 0.02  # a warning names the features that have a value in fewer of the training rows
 
 

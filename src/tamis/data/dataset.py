@@ -252,7 +252,7 @@ class Dataset:
         for part in self._parts("events", since, until):
             whole = low <= part.first and part.last < high
             for start in range(0, part.rows, rows):
-                frame = self._scan([part]).slice(start, rows).select(columns).collect()
+                frame = self._scan([part]).slice(start, min(rows, part.rows)).select(columns).collect()
                 if not whole:
                     frame = frame.filter(pl.col("time") >= low, pl.col("time") < high)
                 if frame.height:

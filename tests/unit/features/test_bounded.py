@@ -127,7 +127,10 @@ def test_a_bound_that_is_too_small_says_what_is_wanted_and_a_log_without_impress
         prepare_bounded(tiny.dataset, Moment(0.0, 0.0), configs, (config.state, Room(tmp_path, MIB)))  # before the log
 
 
-def test_an_answer_to_an_older_page_is_none_to_a_newer_one_with_the_same_item(tiny: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("memory", [MIB, 1e6 * 2**30])
+def test_an_answer_to_an_older_page_is_none_to_a_newer_one_with_the_same_item(
+    tiny: Any, tmp_path: Path, memory: float
+) -> None:
     random, begin, hour = np.random.default_rng(3), 1_767_225_600.0, 3600.0
     pages = [(f"{user}-{turn}", f"u{user}", begin + (turn + random.random()) * 5 * hour)
              for user in range(12) for turn in range(30)]  # fmt: skip
@@ -147,7 +150,7 @@ def test_an_answer_to_an_older_page_is_none_to_a_newer_one_with_the_same_item(ti
     configs = (convert(features, FeaturesConfig), sampling, ("click",))
     dataset, moment = Dataset.open(tmp_path / "data"), Moment(begin + 120 * hour, begin + 200 * hour)
     whole = prepare(dataset, moment, configs, tiny.project.config.state)
-    room = Room(tmp_path / "room", MIB)
+    room = Room(tmp_path / "room", memory)
     room.folder.mkdir()
     bounded = prepare_bounded(dataset, moment, configs, (tiny.project.config.state, room))
     assert 0.3 < whole.train.labels["click"].mean() < 0.5
