@@ -9,7 +9,7 @@ of a head per click counts only where the click label is 1, and an unclicked row
 what the heads share. The fusion `click_times_sum` multiplies such heads by p_click.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -50,6 +50,13 @@ def unlearnable(heads: Sequence[str], samples: Samples) -> dict[str, str]:
             reasons[head] = f"every row of {known[head]} has it"
     check_labels(heads, samples)
     return reasons
+
+
+def nothing_in(dropped: Mapping[str, str]) -> str:
+    """What `unlearnable` found of all heads, as an error says it."""
+    reasons = "; ".join(f"{head}: {reason}" for head, reason in dropped.items())
+    wanted = "wanted rows that have it and rows that do not (impressions, or more users and items)"
+    return f"nothing to learn from in the training rows: {reasons}; {wanted}"
 
 
 def check_labels(heads: Sequence[str], samples: Samples) -> None:

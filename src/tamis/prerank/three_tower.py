@@ -30,7 +30,7 @@ from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.item_vectors import FreshVectors, item_vectors
-from tamis.nets.labels import SHOWN, TAUGHT, per_click_heads, unlearnable
+from tamis.nets.labels import SHOWN, TAUGHT, nothing_in, per_click_heads, unlearnable
 from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import LightPlan, TowerPlan
@@ -120,7 +120,7 @@ class ThreeTower:
         dropped = unlearnable(config.heads, inputs.train)
         heads = tuple(head for head in config.heads if head not in dropped)
         if not heads:
-            raise ConfigError(f"three_tower.heads: nothing to learn from in the training rows: {dropped}")
+            raise ConfigError(f"three_tower.heads: {nothing_in(dropped)}")
         if dropped:
             log.warning("heads dropped", heads=dropped)
         per_click = per_click_heads(config.per_click, heads, inputs.train)

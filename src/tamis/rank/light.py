@@ -28,7 +28,7 @@ from tamis.features.batch import query_codes, query_dynamic, query_history
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
-from tamis.nets.labels import unlearnable
+from tamis.nets.labels import nothing_in, unlearnable
 from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.types import ACTION_CODE, Candidates, Catalog, Columns, Query
 
@@ -95,7 +95,7 @@ class LightRank:
         Raises ConfigError when the rows have nothing to teach about the head, or when torch is not installed.
         """
         if dropped := unlearnable((config.head,), inputs.train):
-            raise ConfigError(f"light_rank.head: nothing to learn from in the training rows: {dropped}")
+            raise ConfigError(f"light_rank.head: {nothing_in(dropped)}")
         size = config.factor_size if config.model == "fm" else 0
         plan = plan_of(TrainingPlan, config)
         made = nets_module("light").fit_light(inputs, plan, config.head, size, seed)

@@ -32,7 +32,7 @@ from tamis.features.lesson import Lesson
 from tamis.features.search import Found, Search
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
-from tamis.nets.labels import AMOUNTS, PLAY, check_labels, per_click_heads, taught, unlearnable
+from tamis.nets.labels import AMOUNTS, PLAY, check_labels, nothing_in, per_click_heads, taught, unlearnable
 from tamis.nets.plans import (
     BilinearForm,
     BilinearWeights,
@@ -194,7 +194,7 @@ class Multitask:
         dropped = unlearnable(config.heads, inputs.train)
         heads = tuple(head for head in config.heads if head not in dropped)
         if not heads:
-            raise ConfigError(f"multitask.heads: nothing to learn from in the training rows: {dropped}")
+            raise ConfigError(f"multitask.heads: {nothing_in(dropped)}")
         if dropped:
             log.warning("heads dropped", heads=dropped)
         per_click = per_click_heads(config.per_click, heads, inputs.train)

@@ -18,7 +18,7 @@ from tamis.config import convert
 from tamis.data.samples import Samples
 from tamis.errors import ConfigError, DataError
 from tamis.nets.heads import HeadPlan, loss
-from tamis.nets.labels import check_labels, taught, unlearnable
+from tamis.nets.labels import check_labels, nothing_in, taught, unlearnable
 from tamis.prerank.three_tower import ThreeTowerConfig
 from tamis.rank.multitask import Multitask, MultitaskConfig
 from tamis.rank.watch_time import DurationGroups, LengthCurve, WatchTime
@@ -188,7 +188,9 @@ def test_heads_without_a_play_are_dropped_with_the_reason(toy: Toy) -> None:
 def test_a_head_that_all_plays_have_is_dropped_with_the_reason(toy: Toy) -> None:
     samples, catalog = played(toy, [0, 1, 2], [60.0, 50.0, 0.0]), shelf([60.0, 60.0, 60.0])
     watch = WatchTime.fit(("finished",), 0.8, 3600.0, samples, catalog)
-    assert unlearnable(("finished",), watch.labelled(samples, catalog)) == {"finished": "every row of 2 has it"}
+    dropped = unlearnable(("finished",), watch.labelled(samples, catalog))
+    assert dropped == {"finished": "every row of 2 has it"}
+    assert "finished: every row of 2 has it; wanted rows that have it and rows that do not" in nothing_in(dropped)
 
 
 @pytest.mark.parametrize(
