@@ -273,6 +273,7 @@ _RULES: Final[Mapping[str, list[_Rule]]] = {
         *_TIME,
         ("value is not finite", ~pl.col("value").is_finite()),
         ("seconds played are negative", (pl.col("action") == "play") & (pl.col("value") < 0)),
+        ("stars are negative", (pl.col("action") == "rate") & (pl.col("value") < 0)),
         ("position is below −1", pl.col("position") < -1),
         (f"position is above {MOST_POSITION}", pl.col("position") > MOST_POSITION),
         (f"request_id is longer than {MOST_ID_BYTES} bytes", pl.col("request_id").str.len_bytes() > MOST_ID_BYTES),

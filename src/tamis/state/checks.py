@@ -17,6 +17,7 @@ ID_BYTES: Final = 256
 _LATEST: Final = 1e11  # seconds since the epoch: the year 5138. Milliseconds of any date since 1973 are above it.
 _LARGEST_VALUE: Final = 3.4e38  # timelines keep 32-bit floats
 _LARGEST_POSITION: Final = 2**31 - 1
+_AMOUNTS: Final = {"play": "seconds played", "rate": "stars (0 = unknown)"}
 
 
 def check_id(field: str, text: str) -> str:
@@ -56,8 +57,8 @@ def _check_numbers(event: Event) -> str:
         return f"time: {event.time!r}, wanted seconds (not milliseconds) since the epoch"
     if not (math.isfinite(event.value) and abs(event.value) < _LARGEST_VALUE):
         return f"value: {event.value!r}, wanted a finite number"
-    if event.action == "play" and event.value < 0:
-        return f"value: {event.value!r}, wanted seconds played, at least 0"
+    if event.action in _AMOUNTS and event.value < 0:
+        return f"value: {event.value!r}, wanted {_AMOUNTS[event.action]}, at least 0"
     if not -1 <= event.position <= _LARGEST_POSITION:
         return f"position: {event.position}, wanted −1 (unknown) or a place on the page"
     return ""

@@ -35,6 +35,7 @@ def reasons(raw: RawTables) -> list[str]:
         ({"time": LATEST}, "time is before 1990 or after 2100"),
         ({"value": float("nan")}, "value is not finite"),
         ({"action": "play", "value": -0.5}, "seconds played are negative"),
+        ({"action": "rate", "value": -4.0}, "stars are negative"),
         ({"position": -2}, "position is below −1"),
         ({"position": 40_000}, "position is above 32767"),
     ],

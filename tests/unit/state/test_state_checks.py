@@ -46,6 +46,8 @@ def test_seconds_played_are_not_negative_here_as_in_an_import() -> None:
     played = msgspec.structs.replace(GOOD, action="play", value=-3.0)
     assert check_event(played) == "value: -3.0, wanted seconds played, at least 0"
     assert check_event(msgspec.structs.replace(played, value=0.0)) == ""
+    rated = msgspec.structs.replace(played, action="rate")
+    assert check_event(rated) == "value: -3.0, wanted stars (0 = unknown), at least 0"
 
 
 def test_ids_of_exactly_the_limit_are_accepted() -> None:
