@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +42,7 @@ def net_batch(layout: Layout, query: Query, items: Candidates, search: Search | 
     catalog, ids = query.catalog, items.ids
     features = catalog.features(ids)
     return NetBatch(
-        user_codes=query_codes(layout, query),
-        user_dense=query.features.dense,
-        history_codes=query_history(layout, query)[None],
+        **user_side(layout, query),
         item_codes=features.codes,
         item_dense=features.dense,
         item_dynamic=query_dynamic(layout, query, ids),
@@ -51,6 +50,15 @@ def net_batch(layout: Layout, query: Query, items: Candidates, search: Search | 
         labels={},
         found=query_found(layout, query, ids, search) if search else None,
     )
+
+
+def user_side(layout: Layout, query: Query) -> dict[str, Any]:
+    """What a net reads of the user, by the names of `NetBatch`: all that a user tower takes."""
+    return {
+        "user_codes": query_codes(layout, query),
+        "user_dense": query.features.dense,
+        "history_codes": query_history(layout, query)[None],
+    }
 
 
 def query_codes(layout: Layout, query: Query) -> NDArray[np.int32]:

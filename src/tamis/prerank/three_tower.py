@@ -24,7 +24,7 @@ from scipy.special import logit
 from tamis.artifact import load_array, save_arrays
 from tamis.config import Config, Share, ShareBelowOne, StepConfig
 from tamis.errors import ArtifactError, ConfigError
-from tamis.features.batch import query_codes, query_dynamic, query_history
+from tamis.features.batch import query_dynamic, user_side
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
@@ -140,11 +140,7 @@ class ThreeTower:
     def score(self, query: Query, items: Candidates) -> Columns:
         """`score` and one column `pre_<head>` per head: the rate inside (0, 1), per click or per impression."""
         layout = self.facts.layout
-        user = self.user_tower.run(
-            user_codes=query_codes(layout, query),
-            user_dense=query.features.dense,
-            history_codes=query_history(layout, query)[None],
-        )["vector"]
+        user = self.user_tower.run(**user_side(layout, query))["vector"]
         rates = self.join.run(
             user=user, items=self._vectors(query.catalog, items.ids), dynamic=query_dynamic(layout, query, items.ids)
         )["rates"]

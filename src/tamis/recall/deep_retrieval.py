@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tamis.artifact import load_array, save_arrays
 from tamis.config import AboveZero, AtLeastZero, ShareBelowOne, StepConfig
 from tamis.errors import ArtifactError, ConfigError
-from tamis.features.batch import query_codes, query_history
+from tamis.features.batch import user_side
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
@@ -123,11 +123,7 @@ class DeepRetrieval:
 
     def user_vector(self, query: Query) -> NDArray[np.float32]:
         """[1, d] of length 1: what the user tower makes of the query."""
-        return self.user_tower.run(
-            user_codes=query_codes(self.layout, query),
-            user_dense=query.features.dense,
-            history_codes=query_history(self.layout, query)[None],
-        )["vector"]
+        return self.user_tower.run(**user_side(self.layout, query))["vector"]
 
     def save(self, folder: Path) -> None:
         """Writes the user tower, the path net, the items on each path, the vectors and the layout."""

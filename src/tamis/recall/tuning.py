@@ -24,6 +24,5 @@ def request_vectors(inputs: Inputs, user_net: Session, most: int) -> NDArray[np.
     if not len(inputs.train):
         return None
     batch = inputs.batch(inputs.train, last_requests(inputs.train, most))
-    run = user_net.run(user_codes=batch.user_codes, user_dense=batch.user_dense, history_codes=batch.history_codes)
-    vectors = run["vector"]
+    vectors: NDArray[np.float32] = user_net.answer(batch)["vector"]
     return vectors.reshape(-1, vectors.shape[-1])

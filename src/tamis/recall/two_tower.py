@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, NotNegative, Share, ShareBelowOne, StepConfig
 from tamis.errors import ArtifactError, ConfigError
-from tamis.features.batch import query_codes, query_history
+from tamis.features.batch import user_side
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.index.vectors import Vectors, VectorsConfig
@@ -138,11 +138,7 @@ class TwoTower:
 
     def user_vectors(self, query: Query) -> NDArray[np.float32]:
         """[interests, d], each of length 1: what the user tower makes of the query."""
-        run = self.user_tower.run(
-            user_codes=query_codes(self.layout, query),
-            user_dense=query.features.dense,
-            history_codes=query_history(self.layout, query)[None],
-        )
+        run = self.user_tower.run(**user_side(self.layout, query))
         return run["vector"].reshape(-1, self.index.width)
 
     def similar(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, ShareBelowOne, StepConfig
 from tamis.errors import ArtifactError
-from tamis.features.batch import query_codes, query_history
+from tamis.features.batch import user_side
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.index.vectors import VectorsConfig
@@ -88,11 +88,7 @@ class YoutubeDnn:
 
         Also for a user without id or history: then by profile and context alone.
         """
-        user = self.user_net.run(
-            user_codes=query_codes(self.layout, query),
-            user_dense=query.features.dense,
-            history_codes=query_history(self.layout, query)[None],
-        )["vector"]
+        user = self.user_net.run(**user_side(self.layout, query))["vector"]
         return self.known.nearest(user, self.config.limit, query.history.items, query.catalog)
 
     def similar(
