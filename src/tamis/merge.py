@@ -93,7 +93,7 @@ def _joined(found: Sequence[Found]) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 @njit(cache=True, nogil=True)
-def _slots(entries: int) -> Any:
+def empty_slots(entries: int) -> Any:
     """An empty hash table for so many entries: a power of two of slots, above twice their number."""
     size = 2
     while size <= 2 * entries:
@@ -102,7 +102,7 @@ def _slots(entries: int) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _slot(slots: Any, ids: Any, item: int) -> int:
+def slot_of(slots: Any, ids: Any, item: int) -> int:
     """The slot of `item`, or the empty one where it belongs. slots hold rows of `ids`."""
     at = ((item * 2654435761) >> 15) & (len(slots) - 1)  # the middle bits: numbers with a common factor spread too
     while slots[at] >= 0 and ids[slots[at]] != item:
@@ -117,11 +117,11 @@ def _united(old_ids: Any, old: Any, ids: Any, starts: Any, numbers: Any, known: 
     out, channel = np.empty(most, np.int64), np.empty(most, np.int16)
     found_by, score = np.empty(most, np.int64), np.empty(most, np.float64)
     now = np.zeros(most, np.int64)  # the sources of this union alone: an old row may bear a bit of an earlier run
-    slots, count = _slots(most), len(old_ids)
+    slots, count = empty_slots(most), len(old_ids)
     channels, bits, scores = old
     for row in range(count):
         out[row], channel[row], found_by[row], score[row] = old_ids[row], channels[row], bits[row], scores[row]
-        slots[_slot(slots, out, old_ids[row])] = row
+        slots[slot_of(slots, out, old_ids[row])] = row
     sources, longest = len(numbers), 0
     for source in range(sources):
         longest = max(longest, starts[source + 1] - starts[source])
@@ -132,7 +132,7 @@ def _united(old_ids: Any, old: Any, ids: Any, starts: Any, numbers: Any, known: 
             item = ids[starts[source] + rank]
             if item < 0 or item >= known:
                 return (out, channel, found_by, score), 0, source, _OUTSIDE
-            at = _slot(slots, out, item)
+            at = slot_of(slots, out, item)
             row = slots[at]
             bit = np.int64(1) << numbers[source]
             if row < 0:
@@ -154,9 +154,9 @@ def _united(old_ids: Any, old: Any, ids: Any, starts: Any, numbers: Any, known: 
 @njit(cache=True, nogil=True)
 def _turns(items: Any, ids: Any, starts: Any, quota: Any) -> Any:
     """The rows in the order of the turns; see `turns`."""
-    slots = _slots(len(items))
+    slots = empty_slots(len(items))
     for row in range(len(items)):
-        slots[_slot(slots, items, items[row])] = row
+        slots[slot_of(slots, items, items[row])] = row
     sources = len(quota)
     rows, count = np.empty(len(items), np.intp), 0
     taken, picked = np.zeros(sources, np.int64), np.zeros(len(items), np.bool_)
@@ -170,7 +170,7 @@ def _turns(items: Any, ids: Any, starts: Any, quota: Any) -> Any:
         if turn < 0:
             break
         while following[turn] < starts[turn + 1]:
-            row = slots[_slot(slots, items, ids[following[turn]])]
+            row = slots[slot_of(slots, items, ids[following[turn]])]
             following[turn] += 1
             if row >= 0 and not picked[row]:
                 rows[count], picked[row] = row, True

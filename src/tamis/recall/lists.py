@@ -23,6 +23,7 @@ from tamis.data.dataset import DAY_SECONDS
 from tamis.errors import ArtifactError
 from tamis.features.geohash import shorter
 from tamis.features.inputs import Inputs
+from tamis.merge import empty_slots
 from tamis.recall.ascending import rows_among
 from tamis.recall.neighbours import best, place_of
 from tamis.types import ACTION_CODE, Action, Candidates, Catalog, Query
@@ -239,10 +240,7 @@ def _first_open(seeds: Any, lists: Any, fresh: Any, shown: Any, most: int) -> An
     room = 0
     for seed in range(len(keys)):
         room += min(most, at[seed, 1] - at[seed, 0] + fresh_at[seed, 1] - fresh_at[seed, 0])
-    slots = 4
-    while slots < 2 * room:
-        slots *= 2
-    place = np.full(slots, -1, np.int32)
+    place = empty_slots(room)
     found, worth, weight = np.empty(room, np.int64), np.empty(room), np.zeros(room)
     count = 0
     for seed in range(len(keys)):

@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
+from tamis.merge import empty_slots, slot_of
 from tamis.order import best_first
 from tamis.types import History
 
@@ -48,8 +49,7 @@ class Neighbours:
         Equal sums are ordered by the lower id.
         """
         ids = self.ids[rows]
-        slots = 1 << int(2 * (ids.size + len(without))).bit_length()
-        return best(*_hashed_sums(ids, self.weights[rows], weights, without, slots), limit)
+        return best(*_hashed_sums(ids, self.weights[rows], weights, without), limit)
 
     def save(self, folder: Path) -> None:
         save_arrays(folder, ids=self.ids, weights=self.weights)
@@ -75,10 +75,7 @@ def _liked(items: Any, done: Any, known: int, actions: Any) -> tuple[Any, Any]:
     bit = np.zeros(_KINDS, np.int64)
     for number in range(len(actions)):
         bit[actions[number]] = np.int64(1) << number
-    slots = 4
-    while slots < 2 * len(items):
-        slots *= 2
-    place = np.full(slots, -1, np.int32)
+    place = empty_slots(len(items))
     found, bits = np.empty(len(items), np.int64), np.zeros(len(items), np.int64)
     count = 0
     for entry in range(len(items)):
@@ -96,9 +93,9 @@ def _liked(items: Any, done: Any, known: int, actions: Any) -> tuple[Any, Any]:
 
 
 @njit(cache=True, nogil=True)
-def _hashed_sums(ids: Any, weights: Any, interest: Any, without: Any, slots: int) -> tuple[Any, Any]:
-    """Sums by id in an open hash table of `slots` places, a power of two above twice the number of entries."""
-    place = np.full(slots, -1, np.int32)
+def _hashed_sums(ids: Any, weights: Any, interest: Any, without: Any) -> tuple[Any, Any]:
+    """Sums by id in an open hash table."""
+    place = empty_slots(ids.size + len(without))
     found = np.empty(ids.size + len(without), np.int64)
     sums = np.zeros(len(found))
     count = 0
@@ -118,15 +115,12 @@ def _hashed_sums(ids: Any, weights: Any, interest: Any, without: Any, slots: int
 
 @njit(cache=True, nogil=True)
 def place_of(place: Any, found: Any, count: int, item: int) -> int:
-    """Where `item` stands in `found`; when it is new it is put at `count`.   place: an open hash table, −1 = free."""
-    slot = ((item * 2654435761) >> 15) & (len(place) - 1)  # middle bits: items with a common factor spread too
-    while place[slot] >= 0:
-        if found[place[slot]] == item:
-            return place[slot]  # type: ignore[no-any-return]
-        slot = (slot + 1) & (len(place) - 1)
-    place[slot] = count
-    found[count] = item
-    return count
+    """Where `item` stands in `found`; when it is new it is put at `count`.   place: of `merge.empty_slots`."""
+    slot = slot_of(place, found, item)
+    if place[slot] < 0:
+        place[slot] = count
+        found[count] = item
+    return place[slot]  # type: ignore[no-any-return]
 
 
 def best(items: NDArray[np.int64], score: NDArray[F], limit: int) -> tuple[NDArray[np.int64], NDArray[F]]:
