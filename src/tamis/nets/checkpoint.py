@@ -60,8 +60,8 @@ def set_states(streams: Sequence[np.random.Generator], kept: Sequence[Mapping[st
 
 def save(file: Path, place: Place, net: nn.Module, optimizer: Optimizer, best: Mapping[str, Tensor] | None) -> None:
     """Writes a checkpoint. best: the weights of epoch `place.best`, None = those that the net has or none yet."""
-    arrays = {f"net.{name}": value.numpy() for name, value in net.state_dict().items()}
-    arrays |= {f"best.{name}": value.numpy() for name, value in (best or {}).items()}
+    arrays = {f"net.{name}": value.numpy(force=True) for name, value in net.state_dict().items()}
+    arrays |= {f"best.{name}": value.numpy(force=True) for name, value in (best or {}).items()}
     arrays |= {f"moved.{name}": value for name, value in optimizer.state().items()}
     arrays |= {f"random.{i}": stream.get_state().numpy() for i, stream in enumerate(streams_of(net)[1])}
     arrays[_FACTS] = np.frombuffer(msgspec.json.encode(place), np.uint8)

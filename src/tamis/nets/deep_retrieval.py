@@ -23,6 +23,7 @@ from tamis.data.samples import Samples
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import tensor
 from tamis.nets.contrast import BatchMaker, ContrastBatch, contrast_loss
+from tamis.nets.device import device_of, placed
 from tamis.nets.draws import Drawer, acted_rows
 from tamis.nets.judge import blocks, positives_of, vectors_of
 from tamis.nets.layers import uniform
@@ -75,7 +76,7 @@ class Paths(nn.Module):
 
     def forward(self, users: Tensor, nodes: Tensor) -> Tensor:
         """[n, J] log p of the paths `nodes` [n, J, D] of users [n, v]."""
-        total = torch.zeros(nodes.shape[:2])
+        total = users.new_zeros(nodes.shape[:2])
         for layer in range(len(self.path_bias)):
             hidden = (users * self.scale @ self.path_user[layer] + self.path_bias[layer]).unsqueeze(1)
             for earlier in range(layer):
@@ -87,7 +88,7 @@ class Paths(nn.Module):
 
     def exported(self) -> PathNet:
         """The weights as arrays of their own."""
-        weights = {name: weight.detach().numpy().copy() for name, weight in self.named_parameters()}
+        weights = {name: weight.numpy(force=True).copy() for name, weight in self.named_parameters()}
         weights["path_user"] *= np.float32(self.scale)
         return PathNet(**weights)
 
@@ -192,7 +193,8 @@ class _Rounds:
         if not len(self.asked):
             return 0.0
         found, count = 0, 0
-        vectors = vectors_of(self.net.towers, self.inputs.catalog, np.arange(len(self.inputs.catalog))).numpy()
+        every = np.arange(len(self.inputs.catalog))
+        vectors = vectors_of(self.net.towers, self.inputs.catalog, every).numpy(force=True)
         for part in blocks(self.asked, _REQUESTS_AT_ONCE):
             users = self._users(self.inputs.valid, part)
             paths, _ = net.beam(users, self.plan.beam)
@@ -207,5 +209,6 @@ class _Rounds:
     def _users(self, samples: Samples, requests: NDArray[np.int64]) -> NDArray[np.float32]:
         batch = self.inputs.batch(samples, requests)
         sides = (tensor(batch.user_codes), tensor(batch.user_dense), tensor(batch.history_codes))
-        vectors: NDArray[np.float32] = self.net.towers.users(*sides).numpy()
+        users = self.net.towers.users(*placed(sides, device_of(self.net)))
+        vectors: NDArray[np.float32] = users.numpy(force=True)
         return vectors

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,17 +12,26 @@ from torch import Tensor, nn
 
 from tamis.features.layout import Field
 from tamis.nets import kernels
+from tamis.nets.device import compiled
 
 INITIAL_SPREAD = 0.05
 _EVEN = 4  # rows of a table are as wide as a multiple of it
 _LEAST_SHARE = 1e-6  # a root has no slope at 0
 
 
+class Taken(NamedTuple):
+    """What was gathered from a table, and where its gradient will be."""
+
+    codes: Tensor  # [n, sum(widths)] int32
+    widths: tuple[int, ...]
+    leaf: Tensor  # [n, len(widths) * size]
+
+
 class Table(nn.Module):
     """`rows` embeddings of width `size`, drawn with standard deviation `spread`; row 0 is padding and stays zero.
 
-    `forward` gathers outside of autograd: its result is a leaf that asks for a gradient, and the (codes, leaf) pair is
-    kept in `taken`. After `backward`, `optimizer.Optimizer.step` sums the leaves' gradients by code and moves only
+    `forward` gathers outside of autograd: its result is a leaf that asks for a gradient, and is kept with its codes in
+    `taken`. After `backward`, `optimizer.Optimizer.step` sums the leaves' gradients by code and moves only
     those rows. The table's own `weight` therefore never holds a gradient.
 
     moving: [rows] True for the rows that may move; None = all.
@@ -36,7 +46,7 @@ class Table(nn.Module):
         weight[0] = 0.0
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.moving: NDArray[np.bool_] | None = None
-        self.taken: list[tuple[NDArray[np.int32], NDArray[np.int64], Tensor]] = []
+        self.taken: list[Taken] = []
 
     @property
     def size(self) -> int:
@@ -50,13 +60,15 @@ class Table(nn.Module):
         """
         if torch.onnx.is_in_onnx_export():
             return self._gather_plainly(codes, widths)
-        starts = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
-        numbers = np.ascontiguousarray(codes.numpy())
-        out = torch.empty(len(codes), len(widths) * self.size, dtype=self.weight.dtype)
-        kernels.gather(self.weight.detach().numpy(), numbers, starts, out.numpy())
+        codes = codes.contiguous()
+        if compiled(self.weight):
+            out = torch.empty(len(codes), len(widths) * self.size, dtype=self.weight.dtype)
+            kernels.gather(self.weight.detach().numpy(), codes.numpy(), starts_of(widths), out.numpy())
+        else:
+            out = self._gather_plainly(codes, widths)
         if self.training and torch.is_grad_enabled():
             out.requires_grad_()
-            self.taken.append((numbers, starts, out))
+            self.taken.append(Taken(codes, tuple(widths), out))
         return out
 
     def _gather_plainly(self, codes: Tensor, widths: Sequence[int]) -> Tensor:
@@ -87,6 +99,11 @@ class CodeWeights(Table):
         """[n, outputs] the sum over the fields of the weights of their codes; see `Table.forward`."""
         each: Tensor = self(codes, widths).unflatten(1, (len(widths), self.size))
         return each[:, :, : self.outputs].sum(1)
+
+
+def starts_of(widths: Sequence[int]) -> NDArray[np.int64]:
+    """[fields + 1] the column at which each field begins, the number of columns last."""
+    return np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
 
 
 def widths_of(fields: Sequence[Field]) -> tuple[int, ...]:

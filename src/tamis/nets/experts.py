@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tamis.nets import mixture_kernels as kernels
+from tamis.nets.device import compiled
 from tamis.nets.layers import linear, uniform
 from tamis.nets.normalize import at, mapped, normalized
 from tamis.nets.parallel import side_by_side, spans
@@ -77,7 +78,8 @@ class Experts(nn.Module):
         self.tasks, self.experts, self.hidden = tasks, experts, tuple(hidden)
         self.layers = tuple((experts, units) for units in hidden)
         self.gate_dropout, self.dropout = 0.1, 0.0
-        self.reach: Tensor | None = None
+        self.reach: Tensor | None
+        self.register_buffer("reach", None, persistent=False)
         self.norms: nn.ModuleList | None = None
         self.user_first = linear(user, experts * hidden[0], generator, fan_in=user + item)
         self.item_first = linear(item, experts * hidden[0], generator, bias=False, fan_in=user + item)
@@ -163,9 +165,9 @@ def drawn(raw: Tensor, dropout: float, reach: Tensor | None, chance: torch.Gener
 
     Where nothing would be left, what is in reach stays. Empty [0, t, e] when all count.   raw: [n, t, e].
     """
-    keep = torch.empty(0, *raw.shape[1:], dtype=torch.bool)
+    keep = torch.empty(0, *raw.shape[1:], dtype=torch.bool, device=raw.device)
     if dropout > 0:
-        keep = torch.rand(raw.shape, generator=chance) >= dropout
+        keep = (torch.rand(raw.shape, generator=chance) >= dropout).to(raw.device)
     if reach is None:
         return keep
     if not dropout > 0:
@@ -181,7 +183,8 @@ def dropped(x: Tensor, share: float, chance: torch.Generator) -> Tensor:
     """
     if not share > 0:
         return x
-    return x * torch.empty_like(x).bernoulli_(1.0 - share, generator=chance).div_(1.0 - share)
+    factors = torch.empty_like(x, device="cpu").bernoulli_(1.0 - share, generator=chance).div_(1.0 - share)
+    return x * factors.to(x.device)
 
 
 def gates_of(raw: Tensor, reach: Tensor | None) -> Tensor:
@@ -196,20 +199,25 @@ def blend(raw: Tensor, before: Tensor, keep: Tensor, reach: Tensor | None, serve
     """
     if served:
         return mix(gates_of(raw, reach), before.relu().transpose(0, 1))
+    if not compiled(raw):
+        every = reach if not len(keep) else keep | ~keep.any(-1, keepdim=True)
+        return mix(gates_of(raw, every), before.relu().transpose(0, 1))
     out: Tensor = _Mix.apply(raw, before, keep)  # type: ignore[no-untyped-call]
     return out
 
 
 def meet(user: Tensor, item: Tensor, weight: Tensor, rows: Rows) -> Tensor:
     """relu(user[row_of] + item @ weight.T): the first layer from its user half [r, d] and the item side [n, …]."""
+    if not compiled(item):
+        return (spread(user, rows) + product(cast(item), cast(weight).t())).relu()
     out: Tensor = _Meet.apply(user, item, weight, rows)  # type: ignore[no-untyped-call]
     return out
 
 
 def fan_out(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """[e, n, b]: bias[e] + x_e @ weight[e] with x [n, e * a] holding the experts side by side."""
-    if torch.onnx.is_in_onnx_export():
-        return torch.baddbmm(bias, x.view(-1, *weight.shape[:2]).transpose(0, 1), weight)
+    if not compiled(x):
+        return product(cast(x).view(-1, *weight.shape[:2]).transpose(0, 1), cast(weight), bias)
     out: Tensor = _FanOut.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return out
 

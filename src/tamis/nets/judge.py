@@ -9,6 +9,7 @@ from tamis.data.picks import spaced
 from tamis.data.samples import Samples
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import tensor
+from tamis.nets.device import device_of, placed
 from tamis.nets.draws import acted_rows
 from tamis.nets.tower import Towers
 from tamis.nets.tower_plan import ContrastPlan
@@ -36,9 +37,10 @@ class RecallJudge:
         vectors = vectors_of(towers, catalog, there)
         for part in blocks(self.requests, _USERS_AT_ONCE):
             batch = self.inputs.batch(self.inputs.valid, part)
-            users = towers.users(tensor(batch.user_codes), tensor(batch.user_dense), tensor(batch.history_codes))
+            sides = tensor(batch.user_codes), tensor(batch.user_dense), tensor(batch.history_codes)
+            users = towers.users(*placed(sides, device_of(towers)))
             cosines = users @ vectors.T
-            scores = (cosines.amax(1) if users.dim() == 3 else cosines).numpy()
+            scores = (cosines.amax(1) if users.dim() == 3 else cosines).numpy(force=True)
             for row, request in enumerate(part):
                 wanted = self.inputs.valid.item[self.rows[self.starts[request] : self.starts[request + 1]]]
                 better = (scores[row] > scores[row, np.searchsorted(there, wanted)][:, None]).sum(axis=1)
@@ -57,7 +59,8 @@ def positives_of(samples: Samples, plan: ContrastPlan) -> tuple[NDArray[np.int64
 def vectors_of(towers: Towers, catalog: Catalog, items: NDArray[np.int64]) -> Tensor:
     """[n, vector_size] of some items of the catalogue, at least one."""
     parts = (catalog.features(part) for part in blocks(items, _ITEMS_AT_ONCE))
-    return torch.cat([towers.items(tensor(part.codes), tensor(part.dense)) for part in parts])
+    sides = (placed((tensor(part.codes), tensor(part.dense)), device_of(towers)) for part in parts)
+    return torch.cat([towers.items(*side) for side in sides])
 
 
 def blocks(values: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:

@@ -19,6 +19,7 @@ from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.metrics import auc
 from tamis.nets.batch import TensorBatch, tensors
+from tamis.nets.device import device_of, placed
 from tamis.nets.embed import CodeWeights, Standardize, Table, widths_of
 from tamis.nets.heads import HeadPlan, Targets, loss, starts
 from tamis.nets.loop import Problem, train
@@ -140,8 +141,8 @@ def _judged(net: LightNet, inputs: Inputs, head: str) -> float:
     requests = spaced(np.arange(len(valid)), _JUDGE_REQUESTS)
     labels, logits = [], []
     for start in range(0, len(requests), 256):
-        batch = tensors(inputs.batch(valid, requests[start : start + 256]))
-        labels.append(batch.labels[head].numpy() > 0)
-        logits.append(batch.as_drawn(net(batch))[0].numpy())
+        batch = placed(tensors(inputs.batch(valid, requests[start : start + 256])), device_of(net))
+        labels.append(batch.labels[head].numpy(force=True) > 0)
+        logits.append(batch.as_drawn(net(batch))[0].numpy(force=True))
     label = np.concatenate(labels)
     return auc(label, np.concatenate(logits)) if 0 < label.sum() < len(label) else 0.0

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tamis.errors import ConfigError
 from tamis.features.inputs import NO_JOURNAL, Journal
 from tamis.nets import checkpoint
+from tamis.nets.device import chosen, placed
 from tamis.nets.optimizer import Optimizer
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.products import precision
@@ -63,11 +64,12 @@ class Report:
 
 
 def train(net: nn.Module, problem: Problem[B], plan: TrainingPlan, seed: int) -> Report:
-    """Trains `net` in place and leaves it in evaluation mode with its best weights.
+    """Trains `net` in place, on the device that the plan wants, and leaves it on the processor with its best weights.
 
-    The same seed, data and number of threads give the same weights, also when the training was killed in between and
-    goes on from its checkpoint. Raises ConfigError when the training diverges: a net that says NaN must not be
-    published, and no score of it means anything. Raises ArtifactError for the checkpoint of another training.
+    It is left in evaluation mode. On the processor the same seed, data and number of threads give the same weights,
+    also when the training was killed in between and goes on from its checkpoint. Raises ConfigError when the training
+    diverges: a net that says NaN must not be published, and no score of it means anything; and for a device that is
+    not there. Raises ArtifactError for the checkpoint of another training.
     """
     course = _Course(net, problem, plan)
     total = int(problem.rows.sum()) * plan.epochs
@@ -89,7 +91,8 @@ class _Course(Generic[B]):
     """A training under way: where it stands, the optimizer, the best weights so far."""
 
     def __init__(self, net: nn.Module, problem: Problem[B], plan: TrainingPlan) -> None:
-        self.net, self.problem, self.plan = net, problem, plan
+        self.device = chosen(plan.device)
+        self.net, self.problem, self.plan = net.to(self.device), problem, plan
         self.optimizer = Optimizer(net, plan)
         self.place, self.weights = checkpoint.Place(), None
         self.file = problem.journal.checkpoint if problem.streams is not None else None
@@ -110,7 +113,8 @@ class _Course(Generic[B]):
     def epoch(self, batches: Iterator[NDArray[np.int64]], total: int) -> Tensor:
         """Does the batches of an epoch from where it stands; → the loss of the last one."""
         loss, since, rows_since = torch.zeros(()), time.perf_counter(), 0
-        for batch, rows, streams in _fetched(self.problem, islice(batches, self.place.batch, None), self.plan.prefetch):
+        wanted = islice(batches, self.place.batch, None)
+        for batch, rows, streams in _fetched(self.problem, wanted, self.device, self.plan.prefetch):
             self._note(streams)
             share = 1.0 - (1.0 - self.plan.decay_to) * self.place.done / total
             loss = self._step(batch, share)
@@ -126,7 +130,7 @@ class _Course(Generic[B]):
 
     def _step(self, batch: B, share: float) -> Tensor:
         self.optimizer.clear()
-        with precision(self.plan.precision):
+        with precision(self.plan.precision, self.device):
             loss = self.problem.loss(batch)
             loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step(share)
@@ -145,10 +149,10 @@ class _Course(Generic[B]):
         self._note(checkpoint.states(self.problem.streams or ()))
 
     def finish(self) -> None:
-        """Leaves the best weights."""
+        """Leaves the best weights, on the processor."""
         if self.weights is not None and self.place.best + 1 < len(self.place.scores):
             self.net.load_state_dict(self.weights)
-        self.net.eval()
+        self.net.to("cpu").eval()
 
     def _note(self, streams: tuple[dict[str, Any], ...]) -> None:
         """Writes a checkpoint if it is time. streams: of the batches, as before the next one was made."""
@@ -196,16 +200,16 @@ def in_pieces(
 
 
 def _fetched(
-    problem: Problem[B], batches: Iterator[NDArray[np.int64]], ahead: bool
+    problem: Problem[B], batches: Iterator[NDArray[np.int64]], device: torch.device, ahead: bool
 ) -> Iterator[tuple[B, int, tuple[dict[str, Any], ...]]]:
-    """Each batch with its number of rows, the next one being gathered while this one is used.
+    """Each batch, on the device, with its number of rows, the next one being gathered while this one is used.
 
     Third comes where the streams stood before the batch was made, for who has to make it again.
     """
 
     def made(requests: NDArray[np.int64]) -> tuple[B, int, tuple[dict[str, Any], ...]]:
         before = checkpoint.states(problem.streams or ())
-        return problem.batch(requests), int(problem.rows[requests].sum()), before
+        return placed(problem.batch(requests), device), int(problem.rows[requests].sum()), before
 
     if not ahead:
         yield from map(made, batches)

@@ -29,6 +29,7 @@ from tamis.metrics import auc
 from tamis.nets.batch import TensorBatch, tensors
 from tamis.nets.crosses.chosen import Crosses
 from tamis.nets.crosses.fields import Fields, met
+from tamis.nets.device import device_of, placed
 from tamis.nets.embed import CodeWeights, Standardize, Table, widths_of
 from tamis.nets.experts import Experts, GateUse
 from tamis.nets.export import export
@@ -264,8 +265,8 @@ def predict(net: MultitaskNet, inputs: Inputs, samples: Samples) -> dict[str, ND
     parts = [np.empty((len(net.heads), 0), np.float32)]
     with torch.no_grad():
         for requests in _in_order(rows):
-            batch = tensors(inputs.batch(samples, requests, net.search))
-            parts.append(batch.as_drawn(net(batch.inputs, batch.row_of)).numpy())
+            batch = placed(tensors(inputs.batch(samples, requests, net.search)), device_of(net))
+            parts.append(batch.as_drawn(net(batch.inputs, batch.row_of)).numpy(force=True))
     return dict(zip(net.heads, np.concatenate(parts, 1), strict=True))
 
 

@@ -44,7 +44,7 @@ class BatchNorm(nn.Module):
             factor, moved = self.affine(bias)
             return z * factor + moved
         flat = z.transpose(0, 1).flatten(1)  # [n, e * d], which torch normalises in one pass
-        mean, variance = torch.zeros(nets * units), torch.zeros(nets * units)
+        mean, variance = z.new_zeros(nets * units), z.new_zeros(nets * units)
         affine = self.scale.flatten(), bias.flatten()
         out = nn.functional.batch_norm(flat, mean, variance, *affine, training=True, momentum=1.0, eps=EPSILON)
         self._keep(mean.view_as(self.mean), variance.view_as(self.mean), rows)

@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tamis.nets.device import compiled
 from tamis.nets.layers import linear
 from tamis.nets.parallel import side_by_side, spans
-from tamis.nets.spread import Rows
+from tamis.nets.spread import Rows, spread
 
 _FAST: Final = {"reassoc", "contract", "nsz", "nnan", "arcp"}
 A = NDArray[Any]
@@ -37,7 +38,7 @@ class PersonalGates(nn.Module):
         self, inputs: int, layers: Sequence[tuple[int, int]], hidden: int, apart: bool, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.layers, self.apart = tuple(layers), apart
+        self.layers, self.hidden, self.apart = tuple(layers), hidden, apart
         self.first = linear(inputs, len(self.layers) * hidden, generator)
         self.last = nn.ModuleList(linear(hidden, a * d, generator) for a, d in self.layers)
         for layer in self.last:
@@ -46,8 +47,9 @@ class PersonalGates(nn.Module):
 
     def forward(self, user: Tensor) -> list[Tensor]:
         """One [r, a, d] for each gated layer."""
-        hidden = torch.relu(self.first(user.detach() if self.apart else user)).chunk(len(self.layers), 1)
-        gates = [layer(part) for layer, part in zip(self.last, hidden, strict=True)]
+        hidden = torch.relu(self.first(user.detach() if self.apart else user))
+        parts = range(0, hidden.shape[1], self.hidden)
+        gates = [layer(hidden[:, at : at + self.hidden]) for layer, at in zip(self.last, parts, strict=True)]
         return [2.0 * torch.sigmoid(torch.unflatten(gate, 1, of)) for gate, of in zip(gates, self.layers, strict=True)]
 
 
@@ -55,6 +57,8 @@ def gated(x: Tensor, gate: Tensor, rows: Rows | None) -> Tensor:
     """[a, n, d] each row of x times the gate [r, a, d] of its request; of the only request when `rows` is None."""
     if rows is None:
         return x * gate.transpose(0, 1)
+    if not compiled(x):
+        return x * spread(gate, rows).transpose(0, 1)
     out: Tensor = _Gated.apply(x, gate, rows)  # type: ignore[no-untyped-call]
     return out
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeVar
 
 P = TypeVar("P")
 Precision = Literal["float32", "mixed"]
+Device = Literal["auto", "cpu", "cuda"]
 Cross = Literal["fm", "dcn", "dcn_v2", "gdcn", "senet", "bilinear", "senet_bilinear", "final_mlp"]
 BilinearWeights = Literal["all", "each", "interaction"]
 BilinearForm = Literal["inner", "hadamard"]
@@ -39,6 +40,7 @@ class TrainingPlan:
     patience: epochs without a better validation score before stopping; 0 = never stop early, keep the last.
     unknown_share: share of rows that are trained with the id taken away, so that new users and items are understood.
     precision: of matrix products, see `nets.products`.
+    device: "auto" = a graphics card if there is one, see `nets.device`.
     threads: of torch.   prefetch: gather the next batch while this one is computed.
     in_order: requests as they come, not shuffled anew for each epoch.
     """
@@ -54,6 +56,7 @@ class TrainingPlan:
     patience: int = 1
     unknown_share: float = 0.0
     precision: Precision = "float32"
+    device: str = "auto"
     threads: int = 2
     prefetch: bool = True
     in_order: bool = False

@@ -17,19 +17,22 @@ from torch import Tensor
 
 from tamis.nets.plans import Precision
 
+_CPU: Final = torch.device("cpu")
 _HALF: Final = ContextVar("half", default=False)
 
 
-def native() -> bool:
-    """True when this processor multiplies bfloat16 matrices with instructions made for it."""
+def native(device: torch.device = _CPU) -> bool:
+    """True when the device multiplies bfloat16 matrices with instructions made for it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpu = torch.cpu
     return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
 @contextmanager
-def precision(wanted: Precision) -> Iterator[None]:
-    """Inside the block `product` multiplies as `wanted`: "float32", or "mixed" where the processor is made for it."""
-    token = _HALF.set(wanted == "mixed" and native())
+def precision(wanted: Precision, device: torch.device = _CPU) -> Iterator[None]:
+    """Inside the block `product` multiplies as `wanted`: "float32", or "mixed" where the device is made for it."""
+    token = _HALF.set(wanted == "mixed" and native(device))
     try:
         yield
     finally:

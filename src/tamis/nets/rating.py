@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tamis.data.picks import spaced
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import TensorBatch, tensors
+from tamis.nets.device import device_of, placed
 from tamis.nets.embed import CodeWeights, Standardize, Table, widths_of
 from tamis.nets.export import export
 from tamis.nets.layers import linear
@@ -65,7 +66,7 @@ class Answers(NamedTuple):
         """[n] the stars that are given out; see the module."""
         if plan.loss == "absolute" or not plan.class_weight:
             return self.number
-        classes = self.classes.softmax(1) @ torch.tensor(plan.stars, dtype=torch.float32)
+        classes = self.classes.softmax(1) @ self.number.new_tensor(plan.stars)
         return (self.number + classes) / 2
 
 
@@ -160,7 +161,8 @@ def _error(net: RatingNet, inputs: Inputs, plan: RatingPlan) -> float:
     """The mean absolute error of the stars on `inputs.valid`."""
     samples, total = inputs.valid, 0.0
     for first in range(0, len(samples), _JUDGE_REQUESTS):
-        made = tensors(inputs.batch(samples, np.arange(first, min(first + _JUDGE_REQUESTS, len(samples)))))
+        requests = np.arange(first, min(first + _JUDGE_REQUESTS, len(samples)))
+        made = placed(tensors(inputs.batch(samples, requests)), device_of(net))
         total += float((net(made[:6], made.row_of).stars(plan) - made.labels["rate"]).abs().sum())
     return total / len(samples.item)
 

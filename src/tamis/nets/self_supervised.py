@@ -44,10 +44,10 @@ class ViewMaker:
 def view_loss(towers: Towers, views: Tensor, temperature: float) -> Tensor:
     """The mean loss of telling each item's second view from the first, among those of all items of the batch."""
     numbers = towers.item.numbers.mean.expand(len(views), -1)
-    one, other = towers.items(views, numbers).chunk(2)
-    return meeting_loss(one, other, temperature)
+    vectors, half = towers.items(views, numbers), len(views) // 2
+    return meeting_loss(vectors[:half], vectors[half:], temperature)
 
 
 def meeting_loss(one: Tensor, other: Tensor, temperature: float) -> Tensor:
     """The same of vectors of length 1 [m, d]."""
-    return nn.functional.cross_entropy(one @ other.T / temperature, torch.arange(len(one)))
+    return nn.functional.cross_entropy(one @ other.T / temperature, torch.arange(len(one), device=one.device))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tamis.nets import attention_kernels as kernels
+from tamis.nets.device import compiled
 from tamis.nets.embed import Table
 from tamis.nets.layers import linear, uniform
 from tamis.nets.parallel import PARTS, Span, side_by_side, spans
@@ -87,12 +88,25 @@ class DinAttention(nn.Module):
         """[n, V] from query [n, D], entries [r, L, V], there [r, L]."""
         if torch.onnx.is_in_onnx_export():
             return self._one_request(query, entries, there)
+        if not compiled(query):
+            return self.plainly(query, entries, there, None if rows is None else rows.row_of)
         if rows is None:
             rows = Rows.of(torch.zeros(len(query), dtype=torch.int64), 1)
         key_part = self.key(entries)
         given = (entries, key_part, query, self.query(query), self.product, self.output)
         out: Tensor = _Pool.apply(*given, there, rows, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
         return out
+
+    def plainly(self, query: Tensor, entries: Tensor, there: Tensor, row_of: Tensor | None) -> Tensor:
+        """The same by plain operations, with room for every pair of candidate and entry. row_of: [n], None = all 0."""
+        hidden, depth = self.product.shape
+        key_part = self.key(entries)
+        if row_of is not None:
+            entries, key_part, there = (each.index_select(0, row_of) for each in (entries, key_part, there))
+        left = self.product * query.unsqueeze(1)  # [n, H, D]
+        units = torch.matmul(entries[:, :, :depth], left.transpose(1, 2)) + key_part + self.query(query).unsqueeze(1)
+        scores = torch.matmul(units.relu(), self.output[:hidden]) + self.output[hidden]
+        return torch.matmul((scores * there.to(scores.dtype)).unsqueeze(1), entries).squeeze(1)
 
     def _one_request(self, query: Tensor, entries: Tensor, there: Tensor) -> Tensor:
         """The same by plain operations, one matrix product for all candidates; r = 1.
@@ -127,6 +141,8 @@ class SearchAttention(nn.Module):
         """
         if torch.onnx.is_in_onnx_export():
             return self._tiled(query, entries, there, groups)
+        if not compiled(query):
+            return self.unit.plainly(query, entries, there, groups[0])
         order = torch.argsort(groups[0], stable=True)
         rows = Rows.of(groups[0][order], len(entries))
         place = torch.empty_like(order)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tamis.data.picks import ranges, spaced
 from tamis.features.inputs import NO_JOURNAL, Journal
 from tamis.nets.batch import tensor
+from tamis.nets.device import device_of, placed
 from tamis.nets.embed import Table
 from tamis.nets.export import export
 from tamis.nets.layers import linear
@@ -64,7 +65,8 @@ class Dropout(nn.Module):
         if not self.training or not self.level:
             return values
         drawn = np.frombuffer(self.random.bytes(values.numel()), np.uint8).reshape(values.shape)
-        return values * tensor((drawn >= self.level) * np.float32(256 / (256 - self.level)))
+        factors = tensor((drawn >= self.level) * np.float32(256 / (256 - self.level)))
+        return values * factors.to(values.device)
 
 
 class Block(nn.Module):
@@ -106,8 +108,9 @@ class Block(nn.Module):
 
     def _looked(self, block: Tensor, b: int, n: int, *, newest: bool = False) -> Tensor:
         """[b · n, d] from [b · n, 3 · d].   newest: [b, d], of each sequence what its last place looks at."""
-        query, key, value = block.view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        place = torch.arange(n)
+        sides = block.view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = sides[0], sides[1], sides[2]
+        place = torch.arange(n, device=block.device)
         looking = place
         if newest:
             query, looking = query[:, :, -1:], place[-1:]
@@ -249,7 +252,8 @@ class _Judge:
         for first in range(0, len(self.users), block):
             users = self.users[first : first + block]
             lengths = np.minimum(learnt[users] - starts[users], self.plan.length)
-            said = net(net.items(items[ranges(learnt[users] - lengths, lengths)]), Places.of(lengths))
+            places = placed(Places.of(lengths), device_of(net))
+            said = net(net.items(items[ranges(learnt[users] - lengths, lengths)]), places)
             met = learnt[users] - starts[users]
             known = np.repeat(np.arange(len(users)), met), items[ranges(starts[users], met)]
             place = ranks(said[np.cumsum(lengths) - 1], vectors, items[learnt[users]], known)

@@ -49,7 +49,8 @@ class Draw:
 
 def unit_rows(table: Table, rows: NDArray[np.int64]) -> Tensor:
     """[n, d] the vectors of items, each of length 1; the table has the padding first and then all items."""
-    vectors: Tensor = table(tensor((rows + 1).astype(np.int32)[:, None]), (1,))
+    codes = tensor((rows + 1).astype(np.int32)[:, None]).to(table.weight.device)
+    vectors: Tensor = table(codes, (1,))
     return nn.functional.normalize(vectors, dim=1)
 
 
@@ -69,14 +70,14 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, vectors: Tensor, target: Tensor, bias: Tensor) -> Tensor:
         hidden_slope, vectors_slope = torch.empty_like(hidden), torch.zeros_like(vectors)
         block = max(32, _LOGITS_AT_ONCE // max(1, len(vectors)))
-        loss = torch.zeros((), dtype=torch.float64)
+        loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
         for start in range(0, len(hidden), block):
             rows, own = hidden[start : start + block], target[start : start + block, None]
             logits = torch.addmm(bias, rows, vectors.t())
             logits.scatter_add_(1, own, -bias[own[:, 0], None])
             share = torch.softmax(logits, 1)
             loss -= share.gather(1, own).clamp(min=_LEAST).log().sum(dtype=torch.float64)
-            share.scatter_add_(1, own, torch.full(own.shape, -1.0, dtype=share.dtype))
+            share.scatter_add_(1, own, share.new_full(own.shape, -1.0))
             torch.mm(share, vectors, out=hidden_slope[start : start + block])
             vectors_slope.addmm_(share.t(), rows)
         ctx.save_for_backward(hidden_slope, vectors_slope)
@@ -98,7 +99,7 @@ def ranks(
 
     users: [q, d].   vectors: [i, d].   wanted: [q] rows of them.   known: (row, item) pairs that do not compete.
     """
-    scores = (users @ vectors.T).numpy()
+    scores = (users @ vectors.T).numpy(force=True)
     own = scores[np.arange(len(wanted)), wanted].copy()
     scores[known] = -np.inf
     return np.asarray((scores > own[:, None]).sum(1))

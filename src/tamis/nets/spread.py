@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tamis.nets.device import compiled
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -18,11 +20,13 @@ class Rows:
     """
 
     row_of: Tensor  # [n] int64, ascending
-    first: NDArray[np.int64]  # [r + 1]
+    first: NDArray[np.int64]  # [r + 1]; empty off the processor, where no loop walks them
 
     @staticmethod
     def of(row_of: Tensor, requests: int) -> "Rows":
         """From `NetBatch.row_of`. Raises ValueError when it does not ascend inside 0 … requests − 1."""
+        if not compiled(row_of):
+            return Rows(row_of, np.empty(0, np.int64))
         numbers = row_of.numpy()
         if len(numbers) and (numbers[0] < 0 or numbers[-1] >= requests or (np.diff(numbers) < 0).any()):
             raise ValueError(f"row_of: wanted ascending numbers of {requests} requests")
@@ -33,6 +37,8 @@ def spread(side: Tensor, rows: Rows | None) -> Tensor:
     """[n, d] each row's request's vector, from [r, d]; the only request's vector [1, d] when `rows` is None."""
     if rows is None:
         return side
+    if not compiled(side):
+        return side.index_select(0, rows.row_of)
     out: Tensor = _Spread.apply(side, rows)  # type: ignore[no-untyped-call]
     return out
 

@@ -48,7 +48,7 @@ class Thinning:
         logits = batch.as_drawn(logits)
         if batch.keep_negatives == 1.0:
             return logits
-        return logits - math.log(batch.keep_negatives) * self._binary()
+        return logits - math.log(batch.keep_negatives) * self._binary().to(logits.device)
 
     def targets(self, batch: TensorBatch, targets: Targets) -> Targets:
         """The targets, with weights as the module says."""

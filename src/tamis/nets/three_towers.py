@@ -28,6 +28,7 @@ from tamis.data.picks import spaced
 from tamis.features.batch import NetBatch
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import TensorBatch, tensors
+from tamis.nets.device import device_of, placed
 from tamis.nets.draws import with_unshown
 from tamis.nets.embed import Standardize
 from tamis.nets.export import export
@@ -170,7 +171,7 @@ def targets(batch: TensorBatch, plan: LightPlan) -> Targets:
     made = head_plan(plan).targets(batch.labels)
     if SHOWN not in plan.heads:
         return made
-    everywhere = torch.tensor([[float(name == SHOWN)] for name in plan.heads])
+    everywhere = torch.tensor([[float(name == SHOWN)] for name in plan.heads]).to(made.weights.device)
     return Targets(made.labels, made.weights * torch.maximum(everywhere, batch.labels[SHOWN]))
 
 
@@ -207,7 +208,7 @@ def _judged(net: ThreeTowers, inputs: Inputs, plan: LightPlan) -> float:
     requests = spaced(np.arange(len(valid)), plan.judge_requests)
     total, count = 0.0, 0
     for start in range(0, len(requests), 256):
-        batch = tensors(inputs.batch(valid, requests[start : start + 256]))
+        batch = placed(tensors(inputs.batch(valid, requests[start : start + 256])), device_of(net))
         total += float(loss(batch.as_drawn(net(batch).T), targets(batch, plan))) * len(batch.row_of)
         count += len(batch.row_of)
     return -total / max(1, count)

@@ -20,6 +20,7 @@ from tamis.data.picks import ranges, spaced
 from tamis.data.samples import Samples
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import tensor
+from tamis.nets.device import device_of, placed
 from tamis.nets.draws import acted_rows
 from tamis.nets.embed import Table, widths_of
 from tamis.nets.export import export
@@ -191,8 +192,9 @@ class _Judge:
             counts = self.starts[requests + 1] - self.starts[requests]
             sides = self.inputs.batch(self.inputs.valid, requests)
             now = torch.zeros(len(requests), 1)
-            user = tensor(sides.user_codes), tensor(sides.user_dense), tensor(sides.history_codes)
-            users = net.users(*user, now)[np.repeat(np.arange(len(requests)), counts)]
+            user = tensor(sides.user_codes), tensor(sides.user_dense), tensor(sides.history_codes), now
+            each = np.repeat(np.arange(len(requests)), counts)
+            users = net.users(*placed(user, device_of(net)))[each]
             none = np.empty(0, np.int64), np.empty(0, np.int64)
             places.append(ranks(users, vectors, self.target[ranges(self.starts[requests], counts)], none))
         found = np.concatenate(places) < self.k

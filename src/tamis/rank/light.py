@@ -29,7 +29,7 @@ from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
 from tamis.nets.labels import nothing_in, unlearnable
-from tamis.nets.plans import TrainingPlan, plan_of
+from tamis.nets.plans import Device, TrainingPlan, plan_of
 from tamis.types import ACTION_CODE, Candidates, Catalog, Columns, Query
 
 Floats = NDArray[np.float32]
@@ -54,6 +54,7 @@ class LightRankConfig(StepConfig, frozen=True, tag="light_rank"):
     wide_learning_rate: float = 1e-2  # of the weights of codes
     l2: float = 0.0  # fm: pull of the touched vectors of codes towards zero
     threads: int = 1  # of torch in training; another number gives other last digits
+    device: Device = "auto"  # of training; "auto": a graphics card if there is one, else the processor
 
     def __post_init__(self) -> None:
         if self.head not in ACTION_CODE or self.head in ("impression", "play", "rate"):

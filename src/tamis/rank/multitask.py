@@ -38,6 +38,7 @@ from tamis.nets.plans import (
     BilinearWeights,
     Cross,
     CrossPlace,
+    Device,
     EmbeddingSteps,
     HowToSearch,
     Mixture,
@@ -118,8 +119,9 @@ class MultitaskConfig(StepConfig, frozen=True, tag="multitask"):
     embedding_steps: EmbeddingSteps = "touched"  # "all": every embedding moves at every step, for small tables
     calibration: Literal["platt", "isotonic", "none"] = "platt"  # learnt on the validation rows
     unknown_share: ShareBelowOne = 0.1  # share of rows trained without their id, for users and items that are new
-    precision: Precision = "float32"  # "mixed": products of training in 16 bits, where the processor is made for it
+    precision: Precision = "float32"  # "mixed": products of training in 16 bits, where the device is made for it
     threads: int = 2  # of torch in training; another number gives other last digits
+    device: Device = "auto"  # of training; "auto": a graphics card if there is one, else the processor
 
     def __post_init__(self) -> None:
         if not self.heads or len(set(self.heads)) != len(self.heads):

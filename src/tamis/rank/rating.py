@@ -27,7 +27,7 @@ from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
-from tamis.nets.plans import TrainingPlan, plan_of
+from tamis.nets.plans import Device, TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.types import Candidates, Columns, Query
 
@@ -57,6 +57,7 @@ class RatingConfig(StepConfig, frozen=True, tag="rating"):
     l2: float = 0.0  # pull of the touched embeddings towards zero
     unknown_share: ShareBelowOne = 0.1  # share of rows trained without their id, for users and items that are new
     threads: int = 1  # of torch in training; another number gives other last digits
+    device: Device = "auto"  # of training; "auto": a graphics card if there is one, else the processor
 
     def __post_init__(self) -> None:
         if list(self.stars) != sorted(set(self.stars)) or self.stars[0] <= 0:

@@ -27,7 +27,7 @@ from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.path_plan import AssignPlan, DeepPlan, PathShape, Penalty
 from tamis.nets.paths import PathItems, PathNet
-from tamis.nets.plans import TrainingPlan, plan_of
+from tamis.nets.plans import Device, TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import ContrastPlan, LossPlan, TowerPlan
 from tamis.recall.neighbours import best
@@ -68,6 +68,7 @@ class DeepRetrievalConfig(StepConfig, frozen=True, tag="deep_retrieval"):
     learning_rate: float = 1e-3  # of the layers
     embedding_learning_rate: float = 5e-3  # of the embedding table
     threads: int = 1  # of torch in training; another number gives other last digits
+    device: Device = "auto"  # of training; "auto": a graphics card if there is one, else the processor
 
     def __post_init__(self) -> None:
         try:

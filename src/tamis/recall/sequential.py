@@ -27,7 +27,7 @@ from tamis.index.vectors import VectorsConfig
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.next_item_plans import Sequences, SequentialPlan
-from tamis.nets.plans import TrainingPlan, plan_of
+from tamis.nets.plans import Device, TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.recall.ascending import rows_among
 from tamis.recall.known_items import KnownItems
@@ -53,6 +53,7 @@ class SequentialConfig(StepConfig, frozen=True, tag="sequential"):
     learning_rate: float = 2e-3  # of the blocks; falls to a twentieth
     embedding_learning_rate: float = 4e-3  # of the item vectors; falls as well
     threads: int = 1  # of torch in training; another number gives other last digits
+    device: Device = "auto"  # of training; "auto": a graphics card if there is one, else the processor
     index: VectorsConfig = VectorsConfig()  # how the item vectors are searched
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ from tamis.index.vectors import Vectors, VectorsConfig
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.item_vectors import FreshVectors, item_vectors
-from tamis.nets.plans import TrainingPlan, plan_of
+from tamis.nets.plans import Device, TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import ContrastPlan, LossPlan, TowerPlan, ViewsPlan
 from tamis.recall.tuning import request_vectors
@@ -77,6 +77,7 @@ class TwoTowerConfig(StepConfig, frozen=True, tag="two_tower"):
     learning_rate: float = 1e-3  # of the layers
     embedding_learning_rate: float = 5e-3  # of the embedding table
     threads: int = 1  # of torch in training; another number gives other last digits
+    device: Device = "auto"  # of training; "auto": a graphics card if there is one, else the processor
     index: VectorsConfig = VectorsConfig()  # how the item vectors are searched
 
     def __post_init__(self) -> None:

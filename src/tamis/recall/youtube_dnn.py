@@ -26,7 +26,7 @@ from tamis.index.vectors import VectorsConfig
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.next_item_plans import YoutubePlan
-from tamis.nets.plans import TrainingPlan, plan_of
+from tamis.nets.plans import Device, TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.recall.known_items import KnownItems
 from tamis.recall.tuning import request_vectors
@@ -53,6 +53,7 @@ class YoutubeDnnConfig(StepConfig, frozen=True, tag="youtube_dnn"):
     learning_rate: float = 1e-3  # of the layers
     embedding_learning_rate: float = 5e-3  # of the embeddings and the item vectors
     threads: int = 1  # of torch in training; another number gives other last digits
+    device: Device = "auto"  # of training; "auto": a graphics card if there is one, else the processor
     index: VectorsConfig = VectorsConfig()  # how the item vectors are searched
 
     def plan(self) -> YoutubePlan:

@@ -107,10 +107,9 @@ def reference(net: MultitaskNet, weight: Tensor, line: Tensor, batch: NetBatch, 
 def slopes_of(table: Table) -> Tensor:
     """The gradient of a table's weights, from what its gathered rows were given."""
     whole = torch.zeros_like(table.weight)
-    for codes, begins, leaf in table.taken:
+    for codes, widths, leaf in table.taken:
         slopes = leaf.grad.view(len(codes), -1, table.size)
-        for field in range(len(begins) - 1):
-            part = torch.from_numpy(codes[:, begins[field] : begins[field + 1]]).long()
+        for field, part in enumerate(codes.long().split(widths, 1)):
             there = (part != 0).double()
             share = there / there.sum(1, keepdim=True).clamp(min=1)
             whole.index_add_(0, part.flatten(), (share.unsqueeze(2) * slopes[:, field, None]).flatten(0, 1))

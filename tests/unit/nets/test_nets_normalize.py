@@ -123,7 +123,7 @@ def test_the_kept_means_are_in_a_checkpoint(toy: Toy, tmp_path: Path) -> None:
 
 
 def test_mixed_precision_normalises_in_32_bits(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "native", lambda: True)
+    monkeypatch.setattr(products, "native", lambda device: True)
     batch = tensors(some(toy, 40))
     said = []
     for numbers in ("float32", "mixed"):

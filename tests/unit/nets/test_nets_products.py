@@ -14,7 +14,7 @@ from tamis.nets.spread import Rows
 @pytest.fixture(params=[True, False])
 def capable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """A processor that has, and one that lacks, the instructions."""
-    monkeypatch.setattr(products, "native", lambda: request.param)
+    monkeypatch.setattr(products, "native", lambda device: request.param)
     return bool(request.param)
 
 

@@ -25,6 +25,7 @@ class Dcn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[n, width]."""
         out = x
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            out = torch.addcmul(out + bias, x, torch.mv(out, weight).unsqueeze(1))
+        for layer in range(len(self.weights)):
+            along = torch.mv(out, self.weights[layer])
+            out = torch.addcmul(out + self.biases[layer], x, along.unsqueeze(1))
         return out

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from tamis.nets.crosses.fields import Fields
 from tamis.nets.crosses.layers_of_dcn import layers
+from tamis.nets.device import compiled
 from tamis.nets.layers import Affine, linear, uniform
+from tamis.nets.products import cast, product
 from tamis.nets.spread import Rows
 
 
@@ -67,7 +69,7 @@ class DcnV2(nn.Module):
         biases: list[Tensor] = [of_layer.bias for of_layer in full]
         if user is not None and rows is None:
             return self._one_request(x, user, weights, biases)
-        if torch.onnx.is_in_onnx_export():
+        if not compiled(x):
             return _layers(x, x, weights, biases)
         shared = None
         if user is not None and rows is not None and 2 * len(user) <= len(x):
@@ -84,5 +86,5 @@ class DcnV2(nn.Module):
 
 def _layers(x: Tensor, out: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
     for weight, bias in zip(weights, biases, strict=True):
-        out = torch.addcmul(out, x, torch.addmm(bias, out, weight.t()))
+        out = torch.addcmul(out, x, product(cast(out), cast(weight).t()) + bias)
     return out

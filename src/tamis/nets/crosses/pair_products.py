@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tamis.nets.device import compiled
 from tamis.nets.parallel import side_by_side, spans
 
 _FAST: Final = {"reassoc", "contract", "nsz", "nnan", "arcp"}
@@ -19,7 +20,7 @@ def pair_products(x: Tensor, right: Tensor) -> Tensor:
 
     x: [n, ≥ f·d] the fields side by side.   right: [f − 1, n, d], of the fields from the second on.
     """
-    if torch.onnx.is_in_onnx_export():
+    if not compiled(x):
         return _plainly(x, right)
     out: Tensor = _PairProducts.apply(x, right)  # type: ignore[no-untyped-call]
     return out
@@ -29,8 +30,8 @@ def _plainly(x: Tensor, right: Tensor) -> Tensor:
     others, size = int(right.shape[0]), int(right.shape[2])  # numbers in the exported graph, not computed by it
     left = torch.unflatten(x[:, : others * size], 1, (others, size))
     every = torch.matmul(left, right.permute(1, 2, 0)).flatten(1)
-    rows, columns = torch.triu_indices(others, others)
-    return every.index_select(1, rows * others + columns)
+    pairs = torch.triu_indices(others, others)
+    return every.index_select(1, (pairs[0] * others + pairs[1]).to(x.device))
 
 
 class _PairProducts(torch.autograd.Function):
