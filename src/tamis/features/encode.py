@@ -10,13 +10,12 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Final, Self
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.artifact import load_array, save_arrays
+from tamis.artifact import load_array, load_facts, save_arrays, save_facts
 from tamis.config import Config
-from tamis.errors import ArtifactError, ConfigError
+from tamis.errors import ConfigError
 from tamis.features import geohash
 from tamis.features.arrange import AGE_CODES, arrange, is_code
 from tamis.features.fields import Codes, Learned, encode_number, learn, numbers, text, words
@@ -227,16 +226,13 @@ class Encoder:
 
     def save(self, folder: Path) -> None:
         """Writes into an existing folder."""
-        (folder / "encoder.json").write_bytes(msgspec.json.encode(self.learnt))
+        save_facts(folder / "encoder.json", self.learnt)
         save_arrays(folder, user_code=self.user_code, item_code=self.item_code)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The saved encoder. Raises ArtifactError."""
-        try:
-            learnt = msgspec.json.decode((folder / "encoder.json").read_bytes(), type=Learnt)
-        except (OSError, msgspec.DecodeError) as error:
-            raise ArtifactError(f"{folder / 'encoder.json'}: {error}") from None
+        learnt = load_facts(folder / "encoder.json", Learnt)
         return cls(learnt, load_array(folder, "user_code"), load_array(folder, "item_code"))
 
 

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import faiss
-import msgspec
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from tamis.artifact import load_array, save_arrays
+from tamis.artifact import load_array, load_facts, save_arrays, save_facts
 from tamis.config import AtLeastZero, Config
 from tamis.data.picks import evenly
 from tamis.errors import ArtifactError
@@ -188,7 +187,7 @@ class Vectors:
     def save(self, folder: Path) -> None:
         """Writes vectors.npy, fresh.npy, vectors.json and, unless exact, vectors.faiss or the arrays of the scan."""
         save_arrays(folder, vectors=self.main, fresh=self.fresh)
-        (folder / _FACTS_FILE).write_bytes(msgspec.json.encode(self.facts))
+        save_facts(folder / _FACTS_FILE, self.facts)
         if isinstance(self.index, Scan):
             self.index.save(folder)
         elif self.index is not None:
@@ -197,10 +196,7 @@ class Vectors:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """What `save` wrote, vectors and index memory-mapped. Raises ArtifactError when a file is missing or broken."""
-        try:
-            facts = msgspec.json.decode((folder / _FACTS_FILE).read_bytes(), type=IndexFacts)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ArtifactError(f"{folder / _FACTS_FILE}: {error}") from None
+        facts = load_facts(folder / _FACTS_FILE, IndexFacts)
         index: Any = None
         if facts.kind == "scan":
             index = Scan.load(folder)

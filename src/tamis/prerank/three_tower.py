@@ -15,15 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-import msgspec
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from tamis.artifact import load_array, save_arrays
+from tamis.artifact import load_array, load_facts, save_arrays, save_facts
 from tamis.config import Config, Share, ShareBelowOne, StepConfig
-from tamis.errors import ArtifactError, ConfigError
+from tamis.errors import ConfigError
 from tamis.features.batch import query_dynamic, user_side
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
@@ -156,15 +155,12 @@ class ThreeTower:
         """Writes the nets, the item vectors and what goes with them."""
         self.nets.copy_to(folder)
         save_arrays(folder, vectors=self.vectors)
-        (folder / _FACTS_FILE).write_bytes(msgspec.json.encode(self.facts))
+        save_facts(folder / _FACTS_FILE, self.facts)
 
     @classmethod
     def load(cls, config: ThreeTowerConfig, folder: Path) -> Self:
         """The saved part, weights and vectors memory-mapped. Raises ArtifactError."""
-        try:
-            facts = msgspec.json.decode((folder / _FACTS_FILE).read_bytes(), type=ThreeTowerFacts)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ArtifactError(f"{folder / _FACTS_FILE}: {error}") from None
+        facts = load_facts(folder / _FACTS_FILE, ThreeTowerFacts)
         user_tower, item_tower, join = _open(folder)
         vectors = load_array(folder, "vectors")
         fresh = FreshVectors(item_tower, len(vectors))

@@ -16,12 +16,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from tamis.artifact import load_array, save_arrays
+from tamis.artifact import load_array, load_facts, save_arrays, save_facts
 from tamis.config import AtLeastOne, Config, ShareBelowOne, StepConfig
 from tamis.errors import ArtifactError, ConfigError
 from tamis.features.batch import query_codes, query_dynamic, query_history
@@ -156,15 +155,12 @@ class LightRank:
         """Writes the arrays and the layout."""
         numbers = {f"{side}_numbers": values for side, values in self.numbers.items()}
         save_arrays(folder, bias=self.bias, first=self.first, factors=self.factors, items=self.items, **numbers)
-        (folder / _FACTS_FILE).write_bytes(msgspec.json.encode(_Facts(layout=self.layout)))
+        save_facts(folder / _FACTS_FILE, _Facts(layout=self.layout))
 
     @classmethod
     def load(cls, config: LightRankConfig, folder: Path) -> Self:
         """The saved part, its arrays memory-mapped. Raises ArtifactError, also for another model than was trained."""
-        try:
-            facts = msgspec.json.decode((folder / _FACTS_FILE).read_bytes(), type=_Facts)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ArtifactError(f"{folder / _FACTS_FILE}: {error}") from None
+        facts = load_facts(folder / _FACTS_FILE, _Facts)
         numbers = {side: load_array(folder, f"{side}_numbers") for side in ("user", "item", "dynamic")}
         bias, first, factors, items = (load_array(folder, name) for name in ("bias", "first", "factors", "items"))
         if (factors.shape[1] > 0) != (config.model == "fm"):

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-import msgspec
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from tamis.artifact import load_facts, save_facts
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, ShareBelowOne, StepConfig
 from tamis.data.samples import Samples
 from tamis.errors import ArtifactError, ConfigError
@@ -262,7 +262,7 @@ class Multitask:
     def save(self, folder: Path) -> None:
         """Writes the net, the calibrators and what goes with them."""
         self.nets.copy_to(folder)
-        (folder / _FACTS_FILE).write_bytes(msgspec.json.encode(self.facts))
+        save_facts(folder / _FACTS_FILE, self.facts)
         self.watch.save(folder)
         for head, calibrator in self.calibrators.items():
             own = folder / f"{type(calibrator).__name__.lower()}.{head}"
@@ -272,10 +272,7 @@ class Multitask:
     @classmethod
     def load(cls, config: MultitaskConfig, folder: Path) -> Self:
         """The saved part, its weights memory-mapped. Raises ArtifactError, also for a head that it has not."""
-        try:
-            facts = msgspec.json.decode((folder / _FACTS_FILE).read_bytes(), type=MultitaskFacts)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ArtifactError(f"{folder / _FACTS_FILE}: {error}") from None
+        facts = load_facts(folder / _FACTS_FILE, MultitaskFacts)
         if new := [head for head in config.heads if head not in (*facts.heads, *facts.dropped)]:
             raise ArtifactError(f"{folder / _FACTS_FILE}: no head {new}; it was trained for {list(facts.heads)}")
         if _search(config, facts.layout) != facts.search:

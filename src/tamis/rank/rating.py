@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-import msgspec
 import numpy as np
 import structlog
 from msgspec import Meta
 
+from tamis.artifact import load_facts, save_facts
 from tamis.config import AtLeastOne, Config, NotNegative, ShareBelowOne, StepConfig
 from tamis.data.dataset import Requests
 from tamis.data.samples import Log, Samples, rating_samples
@@ -124,15 +124,12 @@ class Rating:
     def save(self, folder: Path) -> None:
         """Writes the net and what goes with it."""
         self.nets.copy_to(folder)
-        (folder / _FACTS_FILE).write_bytes(msgspec.json.encode(self.facts))
+        save_facts(folder / _FACTS_FILE, self.facts)
 
     @classmethod
     def load(cls, config: RatingConfig, folder: Path) -> Self:
         """The saved part, its weights memory-mapped. Raises ArtifactError, also for other stars than it has learnt."""
-        try:
-            facts = msgspec.json.decode((folder / _FACTS_FILE).read_bytes(), type=RatingFacts)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ArtifactError(f"{folder / _FACTS_FILE}: {error}") from None
+        facts = load_facts(folder / _FACTS_FILE, RatingFacts)
         if facts.stars != config.stars:
             raise ArtifactError(f"{folder / _FACTS_FILE}: learnt stars {list(facts.stars)}, not {list(config.stars)}")
         session = None if facts.dropped else Session.open(folder / _NET_FILE)

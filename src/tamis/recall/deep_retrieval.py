@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.artifact import load_array, save_arrays
+from tamis.artifact import load_array, load_facts, save_arrays, save_facts
 from tamis.config import AboveZero, AtLeastZero, ShareBelowOne, StepConfig
-from tamis.errors import ArtifactError, ConfigError
+from tamis.errors import ConfigError
 from tamis.features.batch import user_side
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
@@ -132,14 +131,11 @@ class DeepRetrieval:
         self.paths.save(folder)
         self.items.save(folder)
         save_arrays(folder, vectors=self.vectors)
-        (folder / _LAYOUT_FILE).write_bytes(msgspec.json.encode(self.layout))
+        save_facts(folder / _LAYOUT_FILE, self.layout)
 
     @classmethod
     def load(cls, config: DeepRetrievalConfig, folder: Path) -> Self:
         """The saved part, weights and arrays memory-mapped. Raises ArtifactError."""
-        try:
-            layout = msgspec.json.decode((folder / _LAYOUT_FILE).read_bytes(), type=Layout)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ArtifactError(f"{folder / _LAYOUT_FILE}: {error}") from None
+        layout = load_facts(folder / _LAYOUT_FILE, Layout)
         tower, vectors = Session.open(folder / _USER_TOWER), load_array(folder, "vectors")
         return cls(config, layout, NetFolder(folder), tower, PathNet.load(folder), PathItems.load(folder), vectors)

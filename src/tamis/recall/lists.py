@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
-import msgspec
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from tamis.artifact import load_array, save_arrays
+from tamis.artifact import load_array, load_facts, save_arrays, save_facts
 from tamis.config import Config, NotNegative
 from tamis.data.dataset import DAY_SECONDS
 from tamis.errors import ArtifactError
@@ -123,15 +122,12 @@ class Lists:
 
     def save(self, folder: Path) -> None:
         save_arrays(folder, keys=self.keys, starts=self.starts, items=self.items, worth=self.worth)
-        (folder / _FACTS_FILE).write_bytes(msgspec.json.encode(self.facts))
+        save_facts(folder / _FACTS_FILE, self.facts)
 
     @classmethod
     def load(cls, key: Key, order: OrderConfig, folder: Path) -> Self:
         """What `save` wrote, memory-mapped. Raises ArtifactError, also for lists made by another key or order."""
-        try:
-            facts = msgspec.json.decode((folder / _FACTS_FILE).read_bytes(), type=_Facts)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ArtifactError(f"{folder / _FACTS_FILE}: {error}") from None
+        facts = load_facts(folder / _FACTS_FILE, _Facts)
         if (facts.key, facts.order) != (key, order):
             raise ArtifactError(f"{folder}: its lists were made by {facts.key} in {facts.order}")
         return cls(facts, *(load_array(folder, name) for name in ("keys", "starts", "items", "worth")))

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, Self
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.artifact import load_facts, save_facts
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, NotNegative, Share, ShareBelowOne, StepConfig
-from tamis.errors import ArtifactError, ConfigError
+from tamis.errors import ConfigError
 from tamis.features.batch import user_side
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
@@ -166,15 +166,12 @@ class TwoTower:
         """Writes both nets, the index and the layout."""
         self.nets.copy_to(folder)
         self.index.save(folder)
-        (folder / _LAYOUT_FILE).write_bytes(msgspec.json.encode(self.layout))
+        save_facts(folder / _LAYOUT_FILE, self.layout)
 
     @classmethod
     def load(cls, config: TwoTowerConfig, folder: Path) -> Self:
         """The saved part, weights and vectors memory-mapped. Raises ArtifactError."""
-        try:
-            layout = msgspec.json.decode((folder / _LAYOUT_FILE).read_bytes(), type=Layout)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ArtifactError(f"{folder / _LAYOUT_FILE}: {error}") from None
+        layout = load_facts(folder / _LAYOUT_FILE, Layout)
         user_tower, item_tower = _open(folder)
         index = Vectors.load(folder)
         return cls(config, layout, NetFolder(folder), user_tower, index, FreshVectors(item_tower, len(index.main)))

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.artifact import load_facts, save_facts
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, ShareBelowOne, StepConfig
-from tamis.errors import ArtifactError
 from tamis.features.batch import user_side
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
@@ -105,15 +104,12 @@ class YoutubeDnn:
         """Writes the net, the vectors with their index, and the layout."""
         self.nets.copy_to(folder)
         self.known.save(folder)
-        (folder / _LAYOUT_FILE).write_bytes(msgspec.json.encode(self.layout))
+        save_facts(folder / _LAYOUT_FILE, self.layout)
 
     @classmethod
     def load(cls, config: YoutubeDnnConfig, folder: Path) -> Self:
         """The saved part, weights and vectors memory-mapped. Raises ArtifactError."""
-        try:
-            layout = msgspec.json.decode((folder / _LAYOUT_FILE).read_bytes(), type=Layout)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ArtifactError(f"{folder / _LAYOUT_FILE}: {error}") from None
+        layout = load_facts(folder / _LAYOUT_FILE, Layout)
         return cls(config, layout, NetFolder(folder), _open(folder), KnownItems.load(folder))
 
 
