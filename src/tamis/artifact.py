@@ -290,6 +290,14 @@ def open_full(path: Path) -> Bundle:
     return open_bundle(path / bundle.manifest.continues) if bundle.manifest.continues else bundle
 
 
+def open_named(path: Path, name: str) -> Bundle:
+    """One bundle of a folder of bundles. Raises ArtifactError that names those which are there."""
+    there = sorted(file.parent.name for file in path.glob(f"[!.]*/{MANIFEST}") if not file.parent.is_symlink())
+    if name not in there:
+        raise ArtifactError(f"{path}: no bundle {name!r}; there are: {', '.join(there) or 'none; run `tamis train`'}")
+    return open_bundle(path / name)
+
+
 def report_file(bundle: Path) -> Path:
     """Where the report of a bundle's folder is: beside it, written once it was judged."""
     return bundle.with_name(f"{bundle.name}.report.json")

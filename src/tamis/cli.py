@@ -162,8 +162,9 @@ def update_(folder: Folder, as_json: AsJson = False) -> None:
 def evaluate(
     folder: Folder,
     file: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
+    bundle: Annotated[str, typer.Option(help="The bundle's name; the published one when left out.")] = "",
 ) -> None:
-    """Judge the published bundle on the held-out days: channels, stages, heads, page, latency.
+    """Judge a bundle on the held-out days, or on what came after its training: channels, stages, heads, page, latency.
 
     Example: tamis evaluate my-feed --json report.json
     """
@@ -171,7 +172,7 @@ def evaluate(
     if file is not None and not file.parent.is_dir():
         raise ConfigError(f"{file}: there is no folder {file.parent}")  # before the work, not after it
     with bars() as progress:
-        report = project.evaluate(progress)
+        report = project.evaluate(progress, bundle)
     if file is not None:
         file.write_bytes(report.to_json())
     out.print(views.report(report))

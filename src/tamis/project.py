@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tamis.artifact import open_bundle, replace_durably
+from tamis.artifact import open_bundle, open_full, open_named, replace_durably
 from tamis.assemble import Model, ProjectConfig, load_model
 from tamis.config import read
 from tamis.data.dataset import Dataset
@@ -25,7 +25,7 @@ from tamis.data.split import by_time
 from tamis.data.tables import RawTables
 from tamis.data.write import ImportReport, import_tables
 from tamis.errors import ConfigError
-from tamis.evaluate.offline import Oracle, evaluate
+from tamis.evaluate.offline import Oracle, evaluate, unseen
 from tamis.evaluate.report import Report
 from tamis.evaluate.tune import Tuned, tune
 from tamis.serving.engine import Engine
@@ -89,16 +89,25 @@ class Project:
         """Learns from the log since the last bundle what can be learnt incrementally, publishes a bundle."""
         return update(self.config, self.data, self.bundles, progress)
 
-    def evaluate(self, progress: Progress = silent) -> Report:
-        """The report of the published bundle, under the configuration as it is now, on the held-out days."""
+    def evaluate(self, progress: Progress = silent, bundle: str = "") -> Report:
+        """The report of the published bundle, or one by name, under the configuration as it is now.
+
+        It is judged on the held-out days, or on what came after its training if that knows some of them. Raises
+        ConfigError when nothing did.
+        """
         dataset = Dataset.open(self.data)
-        model = self.model
-        return evaluate(model, dataset, by_time(dataset, self.config.split), progress, self.oracle)
+        judged = open_named(self.bundles, bundle) if bundle else open_bundle(self.bundles)
+        split = unseen(by_time(dataset, self.config.split), judged, dataset)
+        return evaluate(load_model(judged, self.config), dataset, split, progress, self.oracle)
 
     def tune(self, trials: int = 100, seed: int = 7, progress: Progress = silent) -> Tuned:
-        """Better numbers for the fusion of the published bundle, searched on the validation days; changes nothing."""
+        """Better numbers for the fusion, searched on the validation days; changes nothing.
+
+        After increments it is the full bundle that they continue whose pages are searched on: it knows no held-out day.
+        """
         dataset = Dataset.open(self.data)
-        return tune(self.model, dataset, by_time(dataset, self.config.split), trials, seed, progress)
+        model = load_model(open_full(self.bundles), self.config)
+        return tune(model, dataset, by_time(dataset, self.config.split), trials, seed, progress)
 
     def recommend(self, user: str, size: int = 20, explain: bool = False) -> Answer:
         """One page for a user, from the published bundle and the state that the server uses too."""

@@ -1,6 +1,7 @@
 """Incremental training of a project, and full trainings that build on the last full one."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def feed(tiny: Any, tmp_path: Path) -> Project:
     return Project(folder)
 
 
-def clicks(feed: Project, tiny: Any, after: float = 60.0) -> list[str]:
+def clicks(feed: Project, tiny: Any, after: float = 60.0, items: Sequence[int] = (7, 8, 9)) -> list[str]:
     """Imports clicks of the three busiest users that came after all that is known; the users."""
     busiest = np.argsort(-np.bincount(tiny.dataset.events().user), kind="stable")[:3]
     users = [tiny.dataset.user_ids.external(number) for number in busiest.tolist()]
@@ -39,7 +40,7 @@ def clicks(feed: Project, tiny: Any, after: float = 60.0) -> list[str]:
     events = [
         {"user_id": user, "item_id": tiny.dataset.item_ids.external(item), "action": action, "time": last + n}
         for user in users
-        for n, item in enumerate((7, 8, 9))
+        for n, item in enumerate(items)
         for action in ("impression", "click")
     ]
     feed.bring(RawTables.of(events=pl.DataFrame(events)))
@@ -72,6 +73,30 @@ def test_an_increment_moves_the_user_tower_only_and_is_served(feed: Project, tin
     for user in users:
         assert np.abs(vectors(model, user) - before[user]).max() > 1e-6
     assert feed.recommend(users[0], 10).reply.bundle == made.bundle.name
+
+
+def test_an_increment_is_judged_on_what_came_after_it_and_on_nothing_that_it_learnt(feed: Project, tiny: Any) -> None:
+    clicks(feed, tiny)
+    full, made = tiny.trained.bundle.name, feed.update()
+    with pytest.raises(ConfigError, match=rf"nothing is left to judge it on; import .*tamis evaluate --bundle {full}"):
+        feed.evaluate()
+    judged = feed.evaluate(bundle=full)
+    assert judged.bundle == full
+    assert judged.test_since >= tiny.trained.bundle.manifest.trained_to
+    clicks(feed, tiny, 3600.0, range(30, 60))  # some of which each of them has not seen
+    report = feed.evaluate()
+    assert report.bundle == made.bundle.name
+    assert report.test_since == made.bundle.manifest.trained_to
+    assert 0 < report.users <= 3
+    with pytest.raises(ArtifactError, match=rf"no bundle 'b0'; there are: .*{full}"):
+        feed.evaluate(bundle="b0")
+
+
+def test_after_an_increment_the_full_bundle_is_tuned(feed: Project, tiny: Any) -> None:
+    pytest.importorskip("optuna", reason="the extra `tune` is not installed")
+    clicks(feed, tiny)
+    feed.update()
+    assert feed.tune(trials=1).bundle == tiny.trained.bundle.name
 
 
 def vectors(model: Any, user: str) -> np.ndarray:

@@ -11,13 +11,14 @@ number, and an item that it does not know is relevant all the same and never fou
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tamis import metrics
+from tamis.artifact import Bundle
 from tamis.assemble import Model
 from tamis.data.dataset import DAY_SECONDS, Dataset
 from tamis.data.split import Split
@@ -101,6 +102,24 @@ def check_unseen(model: Model, split: Split) -> None:
             f"split: the held-out days would begin at {_utc(split.test_since)}, but bundle {model.name} was trained on "
             f"everything before {_utc(model.trained_to)}; train again, or hold out less (split.test_days, test_since)"
         )
+
+
+def unseen(split: Split, bundle: Bundle, dataset: Dataset) -> Split:
+    """The split, or what came after the bundle's training where that knows held-out days (an increment knows all).
+
+    Raises ConfigError when nothing came after it; the message says what can be judged.
+    """
+    known, last = bundle.manifest.trained_to, dataset.span()[1]
+    if split.test_since >= known:
+        return split
+    if last >= known:
+        return replace(split, train_until=known, test_since=known)
+    full = bundle.manifest.continues
+    instead = f"judge the full bundle that it continues (`tamis evaluate --bundle {full}`)" if full else "train again"
+    raise ConfigError(
+        f"bundle {bundle.name} was trained on everything before {_utc(known)} and the log ends at {_utc(last)}, so "
+        f"nothing is left to judge it on; import what happened since, or {instead}"
+    )
 
 
 def relevant_items(past: Past, since: float, positive: tuple[str, ...]) -> dict[int, tuple[float, NDArray[np.int64]]]:
