@@ -258,7 +258,12 @@ def bench(
     Example: tamis bench speed_itemcf
     """
     results: list[dict[str, Any]] = []
-    for script in demo.benchmarks(name):
+    scripts = demo.benchmarks(name)
+    for script in scripts:  # before the first one begins: all of them take long
+        if missing := demo.lacking(script):
+            need = "`make bench` installs what it needs, or: pip install 'tamis[train,bench]'"
+            raise ConfigError(f"{script.stem} needs {', '.join(missing)}; {need}")
+    for script in scripts:
         err.print(f"running {script.stem} …", highlight=False)
         done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=False)
         results += [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]

@@ -1,8 +1,11 @@
 """The demo: a project on the embedded world, built once, served, and asked for a page."""
 
+import ast
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -84,6 +87,30 @@ def benchmarks(name: str) -> list[Path]:
         names = ", ".join(path.stem for path in found) or "none; run it in a checkout of the source tree"
         raise ConfigError(f"{folder}: no benchmark {name!r}; there are: {names}")
     return chosen
+
+
+def lacking(script: Path) -> list[str]:
+    """The packages that a script, or a module beside it, imports when it starts and that are not installed."""
+    modules, names = [script], {script.stem}
+    missing: set[str] = set()
+    for module in modules:
+        for name in _imported(module):
+            beside = script.with_name(f"{name}.py")
+            if beside.is_file():
+                modules += [beside] if name not in names else []
+            elif name not in names and find_spec(name) is None:
+                missing.add(name)
+            names.add(name)
+    return sorted(missing)
+
+
+def _imported(module: Path) -> Iterator[str]:
+    """The first names of what a module imports as soon as it is imported itself."""
+    for node in ast.parse(module.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
 
 
 def wait_ready(server: "subprocess.Popen[bytes]", url: str) -> None:

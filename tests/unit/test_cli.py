@@ -282,3 +282,20 @@ def test_bench_runs_the_scripts_of_the_source_tree(tmp_path: Path, monkeypatch: 
     (tmp_path / "benchmarks/two.py").write_text("raise SystemExit(3)")
     assert run("bench", "two").exit_code == 1
     assert isinstance(run("bench", "three").exception, ConfigError)
+
+
+def test_bench_names_the_packages_that_a_script_lacks_before_it_runs_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/_peer.py").write_text("import json\nfrom no_such_peer.nets import Net\n")
+    (tmp_path / "benchmarks/one.py").write_text("from pathlib import Path\nPath('ran').touch()")
+    (tmp_path / "benchmarks/two.py").write_text("import _peer\n\n\ndef other():\n    import never_asked_for\n")
+    for words in (["bench"], ["bench", "two"]):
+        said = str(run(*words).exception)
+        assert said.startswith("two needs no_such_peer; ")
+        assert "pip install 'tamis[train,bench]'" in said
+    assert not (tmp_path / "ran").exists()
+    assert good("bench", "one")
+    assert (tmp_path / "ran").exists()
