@@ -160,7 +160,8 @@ def test_quotas_of_every_source_and_budgets_in_threads_are_fine_and_one_key_is_a
     ],
 )
 def test_heads_of_a_fusion_may_be_what_an_earlier_step_writes_or_the_catalogue_has(fuse: dict[str, Any]) -> None:
-    convert(patched(FUSE, fuse), ProjectConfig)
+    steps = convert(patched(FUSE, fuse), ProjectConfig).funnel.rank.steps
+    assert steps["fuse"].formula == fuse["formula"]
 
 
 def test_a_fusion_before_the_step_that_predicts_its_heads_is_refused() -> None:

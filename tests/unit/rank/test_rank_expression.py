@@ -225,8 +225,11 @@ def test_whatever_passes_is_finite_and_inside_its_range(
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.text(max_size=60), st.text("()+-*/^.,0123 eclikx\n", max_size=120)))
 def test_any_text_is_a_formula_or_a_value_error(text: str) -> None:
+    formula = None
     with contextlib.suppress(ValueError):
-        read_expression(text).check({})
+        formula = read_expression(text)
+        formula.check({})
+    assert formula is None or formula.root is not None
 
 
 # ---- as a setting of the fusion ----------------------------------------------------------------------------------

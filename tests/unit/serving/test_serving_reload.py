@@ -165,9 +165,18 @@ def test_warming_up_meets_a_new_item_and_new_events_on_a_state_of_its_own(monkey
     assert state.item_version() == 0
 
 
-def test_warming_up_keeps_to_a_small_page() -> None:
-    small = Engine(FakeModel(), Memory(), StandardLimits(most_items=5))
-    warm_up(small)
+def test_warming_up_keeps_to_a_small_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    model = FakeModel()
+    run = model.funnel.run
+
+    def noted(query: Query, *arguments: Any, **named: Any) -> Any:
+        asked.append(query.size)
+        return run(query, *arguments, **named)
+
+    monkeypatch.setattr(model.funnel, "run", noted)
+    warm_up(Engine(model, Memory(), StandardLimits(most_items=5)))
+    assert max(asked) == 5
 
 
 def test_no_request_fails_while_bundles_are_swapped_and_refused(tmp_path: Path) -> None:
