@@ -238,7 +238,10 @@ def fit_parts(
         last = earlier.of(artifact) if earlier else None
         teacher = _teacher(config, writer) if getattr(step, "distill", 0.0) else None
         own = replace(inputs, earlier=last, journal=journal, part=at_hand, teacher=teacher)
-        part = part_of(step).fit(step, own, config.train.seed)
+        try:
+            part = part_of(step).fit(step, own, config.train.seed)
+        except (ConfigError, DataError) as error:  # a part knows its settings, not the name of its step
+            raise type(error)(f"funnel.{artifact}: {error}") from error
         part.save(writer.folder(artifact))
         writer.done(artifact)
         beside[name] = step

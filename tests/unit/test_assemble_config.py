@@ -211,6 +211,10 @@ def test_a_search_wants_a_long_history_that_the_state_keeps_and_a_feature_to_sea
         (long, r"state\.timeline_limit is \d+: wanted at least features\.history\.long_length, 3000"),
         (search, r"funnel\.rank\.steps\.heads\.search = .hard. wants a features\.history\.long_length above 0"),
         ({**long, **kept, **search, f"{HEADS}.search_field": "vector"}, r"heads\.search_field: 'vector' .*'category'"),
+        (
+            {"features.history.long_length": 10},
+            r"features\.history\.long_length is 10: wanted 0, or at least the length \d+",
+        ),
         ({"features.history.last_n": ["hide"]}, r"last_n names \['hide'\]"),
         ({"features.history.last_n": ["click", "click"]}, "wanted each once"),
     ):

@@ -56,6 +56,15 @@ def test_only_the_named_parts_change_and_the_bundle_says_what_it_kept(feed: Proj
     assert (said["recall.itemcf"], said["rank.heads"]) == (made.bundle.name, tiny.trained.bundle.name)
 
 
+def test_an_error_of_a_part_names_its_step(feed: Project, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise DataError("label 'rate', rating 3 of 9: 7, wanted one of [1.0, 2.0]")
+
+    monkeypatch.setattr("tamis.recall.popular.Popular.fit", fails)
+    with pytest.raises(DataError, match=r"^funnel\.recall\.popular: label 'rate', rating 3 of 9"):
+        again(feed, tiny, Choice(only=("popular",)))
+
+
 def test_features_that_seldom_have_a_value_are_named_and_the_report_has_them_all(
     feed: Project, tiny: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -246,6 +246,10 @@ def _outside(name: str, low: float, high: float, reason: str) -> _Rule:
 
 _TIME: Final[list[_Rule]] = [
     ("time is missing or not finite", ~pl.col("time").is_finite().fill_null(False)),
+    (
+        'time is in milliseconds, wanted seconds since the epoch (a mapping says unit = "ms")',
+        pl.col("time").is_between(EARLIEST * 1000, LATEST * 1000),
+    ),
     ("time is before 1990 or after 2100", (pl.col("time") < EARLIEST) | (pl.col("time") >= LATEST)),
 ]
 _VECTOR: Final[list[_Rule]] = [
@@ -262,6 +266,10 @@ _RULES: Final[Mapping[str, list[_Rule]]] = {
         _outside("latitude", -90, 90, "is outside −90…90"),
         _outside("longitude", -180, 180, "is outside −180…180"),
         _outside("duration_seconds", 0, float("inf"), "is negative or not finite"),
+        (
+            'publish_time is in milliseconds, wanted seconds since the epoch (a mapping says unit = "ms")',
+            pl.col("publish_time").is_between(EARLIEST * 1000, LATEST * 1000),
+        ),
         _outside("publish_time", -float("inf"), LATEST, "is after 2100 or not finite"),
         _outside("quality", -float("inf"), float("inf"), "is not finite"),
         *_VECTOR,

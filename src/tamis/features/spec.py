@@ -220,6 +220,10 @@ class HistoryConfig(Config, frozen=True):
             raise ValueError(f"last_n {list(self.last_n)}: wanted each once")
         if len(set(self.fields)) != len(self.fields):
             raise ValueError(f"fields {list(self.fields)}: wanted each once")
+        if 0 < self.long_length < self.length:
+            raise ValueError(
+                f"features.history.long_length is {self.long_length}: wanted 0, or at least the length {self.length}"
+            )
         for action in self.actions:
             _known(action)
 

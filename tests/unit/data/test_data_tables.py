@@ -33,6 +33,10 @@ def reasons(raw: RawTables) -> list[str]:
         ({"time": float("inf")}, "time is missing or not finite"),
         ({"time": 12.0}, "time is before 1990 or after 2100"),
         ({"time": LATEST}, "time is before 1990 or after 2100"),
+        (
+            {"time": 1.7672256e12},
+            'time is in milliseconds, wanted seconds since the epoch (a mapping says unit = "ms")',
+        ),
         ({"value": float("nan")}, "value is not finite"),
         ({"action": "play", "value": -0.5}, "seconds played are negative"),
         ({"action": "rate", "value": -4.0}, "stars are negative"),
@@ -66,7 +70,11 @@ def test_text_that_is_no_number_is_told_from_a_missing_one() -> None:
         ({"longitude": -181.0}, "longitude is outside −180…180"),
         ({"duration_seconds": -1.0}, "duration_seconds is negative or not finite"),
         ({"quality": float("inf")}, "quality is not finite"),
-        ({"publish_time": 1e12}, "publish_time is after 2100 or not finite"),
+        ({"publish_time": 5e9}, "publish_time is after 2100 or not finite"),
+        (
+            {"publish_time": 1e12},
+            'publish_time is in milliseconds, wanted seconds since the epoch (a mapping says unit = "ms")',
+        ),
         ({"vector": [1.0]}, "vector differs in length from the first one"),
         ({"vector": [1.0, float("nan")]}, "vector has a number that is missing or not finite"),
     ],
