@@ -23,7 +23,7 @@ from tamis.funnel import Funnel
 from tamis.serving.catalog_live import LiveCatalog, View
 from tamis.serving.leftovers import Leftovers
 from tamis.serving.model import Model
-from tamis.serving.reasons import reason
+from tamis.serving.reasons import first_reason, reason
 from tamis.serving.records import Records, new_id
 from tamis.serving.wire import (
     MOST_CANDIDATES,
@@ -112,7 +112,7 @@ class Engine:
             bundle=self.model.name,
             degraded=page.degraded,
             arms={},
-            items=self._items(view, page, request.explain),
+            items=self._items(view, page, request.explain, stranger=query.user < 0 and not len(query.history)),
             trace=_trace(page, request.explain),
         )
 
@@ -212,7 +212,8 @@ class Engine:
     def _features(self, number: int, user: UserRow, moment: tuple[float, str, Mapping[str, Any]]) -> Features:
         return self.model.query_features(number, user.profile, user.counts, moment)
 
-    def _items(self, view: View, page: Page, explain: bool) -> list[ScoredItem]:
+    def _items(self, view: View, page: Page, explain: bool, *, stranger: bool = False) -> list[ScoredItem]:
+        """The rows of a page.   stranger: nothing is known of the user, so no reason may speak of what he likes."""
         count, items = len(page.items), page.items
         scores = items.columns["score"].tolist() if "score" in items.columns else [0.0] * count
         channels = items.columns["channel"].tolist() if "channel" in items.columns else [-1] * count
@@ -220,6 +221,8 @@ class Engine:
         for row, (number, score, channel) in enumerate(zip(items.ids.tolist(), scores, channels, strict=True)):
             name = page.channels[channel] if channel >= 0 else ""
             why = self._reasons[name] if name else ""
+            if name and stranger:
+                why = first_reason(self.model.kinds.get(other, "") for other in (name, *_found_by(page, row)))
             found: list[str] | UnsetType = _found_by(page, row) if explain else UNSET
             every: dict[str, float] | UnsetType = _numbers(page, row) if explain else UNSET
             out.append(ScoredItem(view.external(number), score, name, why, found, every))

@@ -1,6 +1,6 @@
 """Why an item is on the page, in a few plain words."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 REASONS: Final[Mapping[str, str]] = {
@@ -18,8 +18,15 @@ REASONS: Final[Mapping[str, str]] = {
     "cached": "you have not seen it yet",
 }
 OTHERWISE: Final = "picked for you"
+FIRST: Final = "a first pick while we get to know you"
+_FOR_ANYBODY: Final = ("popular", "newest", "keyed", "geo", "friends", "cached")  # true without a history
 
 
 def reason(kind: str) -> str:
     """A short sentence for the kind of channel that found an item."""
     return REASONS.get(kind, OTHERWISE)
+
+
+def first_reason(kinds: Iterable[str]) -> str:
+    """The same for a user of whom nothing is known: of the first channel whose sentence does not speak of his past."""
+    return next((REASONS[kind] for kind in kinds if kind in _FOR_ANYBODY), FIRST)

@@ -33,6 +33,21 @@ def test_an_unknown_user_gets_a_page() -> None:
     assert shown(engine(), user="nobody", size=5) == ["i0", "i1", "i2", "i3", "i4"]
 
 
+def test_no_reason_speaks_of_the_likes_of_a_user_of_whom_nothing_is_known() -> None:
+    kinds = {"newest": "two_tower", "popular": "popular"}  # the first thirty items are found by both
+    made = engine(FakeModel(kinds=kinds))
+
+    def reasons(user: str) -> list[str]:
+        reply = made.recommend(RecommendRequest(user_id=user, size=40))
+        return [item.reason for item in reply.items if item.channel == "newest"]
+
+    assert reasons("nobody") == ["popular now"] * 30 + ["a first pick while we get to know you"] * 10
+    made.put_user("u1", {})
+    assert set(reasons("u1")) == {"matches your interests"}  # the bundle learnt of him
+    made.observe([click("i50", user="nobody")])
+    assert "matches your interests" in reasons("nobody")
+
+
 def test_an_empty_catalogue_gives_an_empty_page() -> None:
     reply = engine(FakeModel(items=0)).recommend(RecommendRequest(user_id="u1"))
     assert reply.items == []
