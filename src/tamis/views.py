@@ -27,23 +27,27 @@ _BARS: Final = " ▁▂▃▄▅▆▇█"
 _FEW_USERS: Final = 30  # below, the users drawn again and again for an interval are too much alike
 
 
-def grid(title: str, rows: dict[str, dict[str, float]], digits: int = 4) -> Table:
-    """A table of named rows of named numbers; a number that is not there is left blank."""
+def grid(title: str, rows: dict[str, dict[str, float]], digits: int = 4) -> RenderableType:
+    """A title over a table of named rows of named numbers; a number that is not there is a dash."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    table = Table("", *columns, title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table("", *columns, box=None, pad_edge=False)
     for column in table.columns:
         column.no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for name, row in rows.items():
         table.add_row(escape(name), *(number(row.get(column), digits) for column in columns))
-    return table
+    return Group(_title(title), table)  # a table's own title is broken to the width of its columns
+
+
+def _title(words: str) -> Text:
+    return Text(words, style="italic")
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number as a person reads it: whole ones without decimals, missing ones blank."""
+    """A number as a person reads it: whole ones without decimals, a dash for a missing one."""
     if value is None or math.isnan(value):
-        return ""
+        return "–"
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.{digits}f}"
 
 
@@ -57,8 +61,7 @@ def report(report: Report) -> RenderableType:
 def reliability(curves: dict[str, Curve]) -> RenderableType:
     """Two lines per head: what was predicted and what happened, bin by bin, as numbers and as bars of one scale."""
     most = max((len(curve.rows) for curve in curves.values()), default=0)
-    title = "Reliability by tenths of predictions"
-    table = Table("", *map(str, range(1, most + 1)), "", title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table("", *map(str, range(1, most + 1)), "", box=None, pad_edge=False)
     for column in table.columns[1:-1]:
         column.justify = "right"
     for head, curve in curves.items():
@@ -67,7 +70,7 @@ def reliability(curves: dict[str, Curve]) -> RenderableType:
             blank = [""] * (most - len(rates))
             bars = "".join(_BARS[round(rate / top * (len(_BARS) - 1))] for rate in rates)
             table.add_row(escape(name), *(number(rate) for rate in rates), *blank, bars)
-    return table
+    return Group(_title("Reliability by tenths of predictions"), table)
 
 
 def trained(trained: Trained) -> RenderableType:
@@ -84,16 +87,21 @@ def updated(updated: Updated) -> RenderableType:
 
 
 def tuned(tuned: Tuned) -> RenderableType:
-    """The best numbers as a line to paste, and what they are worth on users that the search did not see."""
+    """What the best numbers are worth on users that the search did not see, and a line to paste if that is more."""
     rows = {"as configured": {"ndcg@10": tuned.before}, "best of the search": {"ndcg@10": tuned.after}}
     title = f"{tuned.judged:,} users of the validation days that the search did not see, bundle {tuned.bundle}"
     worth = f"difference {tuned.difference:+.4f}, 95 % interval {tuned.low:+.4f} … {tuned.high:+.4f}"
-    sure = "" if tuned.low > 0 else "; it may be chance"
+    sure = "" if tuned.low > 0 or not tuned.toml else "; it may be chance"
     sure = "; so few users say little" if tuned.judged < _FEW_USERS else sure
     searched = f"{tuned.trials:,} trials on {tuned.searched:,} other users"
-    stage = tuned.step.partition(".")[0]
-    paste = Text(f"[funnel.{stage}.steps]\n{tuned.toml}", no_wrap=True, overflow="ignore")  # one line, to be pasted
-    return Group(grid(title, rows), f"{worth}{sure} ({searched})", "", paste)
+    shown = grid(title, rows), f"{worth}{sure} ({searched})", ""
+    if not tuned.toml:
+        return Group(*shown, "no better setting found; keep what is configured")
+    stage, _, name = tuned.step.partition(".")
+    steps = f"[funnel.{stage}.steps]"
+    where = f"In tamis.toml, in place of {name} below {steps} (or of the table {steps[:-1]}.{name}]):"
+    line = Text(tuned.toml, no_wrap=True, overflow="ignore")  # one line, to be pasted; a second table would be an error
+    return Group(*shown, Text(where), line)
 
 
 def imported(report: ImportReport) -> RenderableType:

@@ -145,10 +145,10 @@ def test_tune_prints_numbers_to_paste_and_changes_nothing(feed: Path) -> None:
     pytest.importorskip("optuna", reason="the extra `tune` is not installed")
     before = (feed / "tamis.toml").read_text(), sorted(file.name for file in (feed / "bundles").iterdir())
     shown = good("tune", feed, "--trials", "2")
-    assert '[funnel.rank.steps]\nfuse = { kind = "fuse", ' in shown
     assert "95 % interval" in shown
     found = json.loads(good("tune", feed, "--trials", "2", "--json"))
-    assert found["toml"] in shown.splitlines()  # however long: an inline table is one line
+    wanted = found["toml"] or "no better setting found; keep what is configured"
+    assert wanted in shown.splitlines()  # however long: an inline table is one line
     assert run("tune", feed, "--trials", "0").exit_code == 2
     assert ((feed / "tamis.toml").read_text(), sorted(file.name for file in (feed / "bundles").iterdir())) == before
 

@@ -27,16 +27,16 @@ def text(view: Any) -> list[str]:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, ""), (float("nan"), ""), (0.0, "0.0000"), (12.0, "12"), (1234567.0, "1,234,567"), (0.12345, "0.1235")],
+    [(None, "–"), (float("nan"), "–"), (0.0, "0.0000"), (12.0, "12"), (1234567.0, "1,234,567"), (0.12345, "0.1235")],
 )
 def test_numbers_are_as_a_person_reads_them(value: float | None, shown: str) -> None:
     assert views.number(value) == shown
 
 
-def test_a_grid_leaves_out_what_is_not_there() -> None:
-    lines = text(views.grid("Title", {"a": {"x": 1.0, "y": 20.0}, "b": {"y": 0.5}}))
-    assert lines[0] == "Title"
-    assert [line.split() for line in lines[1:]] == [["x", "y"], ["a", "1.0000", "20"], ["b", "0.5000"]]
+def test_a_grid_has_a_dash_for_what_is_not_there_and_its_title_on_one_line() -> None:
+    lines = text(views.grid("A title wider than its table", {"a": {"x": 1.0, "y": 20.0}, "b": {"y": 0.5}}))
+    assert lines[0] == "A title wider than its table"
+    assert [line.split() for line in lines[1:]] == [["x", "y"], ["a", "1.0000", "20"], ["b", "–", "0.5000"]]
 
 
 def test_a_page_shows_its_items_and_its_steps_when_asked_for() -> None:
@@ -86,13 +86,17 @@ def test_what_a_search_found_is_shown_with_a_line_to_paste() -> None:
         low=-0.01, high=0.05, numbers=numbers, toml=line,
     )  # fmt: skip
     lines = text(views.tuned(found))
-    assert lines[-2:] == ["[funnel.rank.steps]", line]
+    where = "In tamis.toml, in place of fuse below [funnel.rank.steps] (or of the table [funnel.rank.steps.fuse]):"
+    assert lines[-2:] == [where, line]
     assert (
         "difference +0.0200, 95 % interval -0.0100 … +0.0500; it may be chance (100 trials on 20 other users)" in lines
     )
     assert "chance" not in "".join(text(views.tuned(msgspec.structs.replace(found, low=0.01))))
     few = msgspec.structs.replace(found, low=0.01, judged=4)
     assert "so few users say little" in "".join(text(views.tuned(few)))
+    worse = msgspec.structs.replace(found, after=0.09, difference=-0.01, toml="")
+    assert text(views.tuned(worse))[-1] == "no better setting found; keep what is configured"
+    assert "chance" not in "".join(text(views.tuned(worse)))
 
 
 def test_reliability_is_two_lines_per_head_on_one_scale() -> None:

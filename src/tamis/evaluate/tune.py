@@ -49,7 +49,8 @@ class Tuned(Config, frozen=True):
 
     step: stage and name of the fusion.   searched, judged: users of either half.   before, after: mean NDCG@10 of the
     judged half under the configured numbers and under the best ones; difference with its 95 % bootstrap interval.
-    numbers: section → name → best number.   toml: the line to put into the stage's steps.
+    numbers: section → name → best number.   toml: the line to put into the stage's steps, "" where what was found is no
+    better than what is configured.
     """
 
     bundle: str
@@ -149,7 +150,7 @@ def tune(
         low=low,
         high=high,
         numbers={name: dict(getattr(best, name)) for name in SPREAD if getattr(best, name)},
-        toml=f"{place.name} = {as_toml(best)}",
+        toml=f"{place.name} = {as_toml(best)}" if after.mean() > before.mean() else "",
     )
 
 

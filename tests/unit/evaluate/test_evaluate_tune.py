@@ -69,6 +69,11 @@ def test_the_same_seed_finds_the_same(tiny: Any, upside_down: Model, split: Spli
     assert tune(upside_down, tiny.dataset, split, trials=25, seed=1) == found
 
 
+def test_there_is_nothing_to_paste_when_nothing_better_was_found(tiny: Any, upside_down: Model, split: Split) -> None:
+    same = tune(upside_down, tiny.dataset, split, trials=1)  # the first trial is what is configured
+    assert (same.after, same.toml) == (same.before, "")
+
+
 def test_what_is_printed_is_what_was_judged_and_stays_within_the_space(upside_down: Model, found: Tuned) -> None:
     step = convert(tomllib.loads(found.toml)["fuse"], FuseConfig)
     assert {name: getattr(step, name) for name in found.numbers} == found.numbers
