@@ -6,12 +6,13 @@ An empty input, or one on which the metric is not defined, gives NaN. NaN in an 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_RESAMPLES: Final = 2000
 
 
 def auc(labels: NDArray[Any], scores: NDArray[Any]) -> float:
@@ -179,6 +180,19 @@ def mrr(ranked: NDArray[Any], relevant: Relevant, k: int | None = None) -> float
         return np.asarray(hit.any(axis=1) / (1.0 + hit.argmax(axis=1)), np.float64)
 
     return _mean_over(ranked, relevant, max(1, ranked.shape[-1]) if k is None else k, reciprocal)
+
+
+def mean_interval(values: NDArray[Any], seed: int) -> tuple[float, float]:
+    """The 95 % interval of the mean of some users' values, by drawing them with replacement (percentile bootstrap).
+
+    NaN with fewer than two users, who say nothing of how users differ.
+    """
+    random, n = np.random.default_rng((seed, 1)), len(values)
+    if n < 2:
+        return float("nan"), float("nan")
+    means = np.array([values[random.integers(0, n, n)].mean() for _ in range(_RESAMPLES)])
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def coverage(shown: NDArray[Any], items: int) -> float:

@@ -33,10 +33,10 @@ from tamis.assemble import ProjectConfig, TrainConfig, artifact_name, load_model
 from tamis.config import StepConfig, digest
 from tamis.data.dataset import MANIFEST, Dataset
 from tamis.data.samples import Samples
-from tamis.data.split import Split, by_time
+from tamis.data.split import Split, by_time, sizes
 from tamis.errors import ArtifactError, ConfigError, DataError, TamisError
 from tamis.evaluate.offline import evaluate
-from tamis.evaluate.report import Report
+from tamis.evaluate.report import MUCH_HELD_OUT, Report
 from tamis.features.bounded import Room, prepare_bounded
 from tamis.features.coverage import seldom
 from tamis.features.inputs import Inputs, Journal, no_part
@@ -115,6 +115,7 @@ def _train(
     data, bundles = where
     dataset = Dataset.open(data)
     split = by_time(dataset, config.split)
+    _warn_of_much_held_out(dataset, split)
     kept = kept_parts(config, bundles, dataset, split, choice.only) if choice.only else None
     seconds: dict[str, float] = {}
     clock = Clock(seconds)
@@ -151,6 +152,13 @@ def _train(
         raise
     writer.close()
     return Trained(bundle, report, seconds, released)
+
+
+def _warn_of_much_held_out(dataset: Dataset, split: Split) -> None:
+    learnt_from, held_out = sizes(dataset, split)
+    if held_out > MUCH_HELD_OUT * (learnt_from + held_out):
+        hint = "more days of log, or a later split.test_since, leave more to learn from"
+        log.warning("much of the log is held out", learnt_from=learnt_from, held_out=held_out, hint=hint)
 
 
 def _give_up(writer: BundleWriter, error: BaseException) -> None:

@@ -5,6 +5,7 @@ Words that come from data (ids, reasons, errors) are escaped: "[b]" is an id, an
 
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,8 @@ from rich.text import Text
 
 from tamis.data.write import ImportReport
 from tamis.errors import ConfigError
-from tamis.evaluate.report import Curve, Report
+from tamis.evaluate.legend import legend
+from tamis.evaluate.report import MUCH_HELD_OUT, Curve, Report
 from tamis.evaluate.tune import Tuned
 from tamis.project import Answer
 from tamis.serving.load import LoadReport
@@ -24,12 +26,20 @@ from tamis.train import Trained
 from tamis.update import Updated
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
+_ROUGH_USERS: Final = 100  # below, a mean over users has one digit that means something, seldom two
+_OF_USERS: Final = ("Recall channels", "Stages", "Page")  # tables of such means
+_OF_THE_CATALOGUE: Final = ("diversity", "authors", "new_share")  # which may lack what they are counted from
 _FEW_USERS: Final = 30  # below, the users drawn again and again for an interval are too much alike
 
 
-def grid(title: str, rows: dict[str, dict[str, float]], digits: int = 4) -> RenderableType:
-    """A title over a table of named rows of named numbers; a number that is not there is a dash."""
-    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+def grid(
+    title: str, rows: dict[str, dict[str, float]], digits: int = 4, always: tuple[str, ...] = ()
+) -> RenderableType:
+    """A title over a table of named rows of named numbers; a number that is not there is a dash.
+
+    always: columns that are shown even if no row has them.
+    """
+    columns = list(dict.fromkeys([*(name for row in rows.values() for name in row), *always]))
     table = Table("", *columns, box=None, pad_edge=False)
     for column in table.columns:
         column.no_wrap = True
@@ -52,10 +62,42 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def report(report: Report) -> RenderableType:
-    """The whole report of an evaluation."""
-    head = f"{report.users:,} users and {report.requests:,} requests of the held-out days, bundle {report.bundle}"
-    parts = [part for title, rows in report.tables() if rows for part in ("", grid(title, rows))]
-    return Group(head, *parts, *(("", reliability(report.reliability)) if report.reliability else ()))
+    """The whole report of an evaluation, with what its words mean."""
+    few = report.users < _ROUGH_USERS
+    parts: list[RenderableType] = []
+    for title, rows in report.tables():
+        digits = 2 if few and title in _OF_USERS else 4
+        parts += ["", grid(title, rows, digits, _OF_THE_CATALOGUE if title == "Page" else ())] if rows else []
+    if report.reliability:
+        parts += ["", reliability(report.reliability)]
+    return Group(*_judged(report, few), *parts, "", _legend(report))
+
+
+def _judged(report: Report, few: bool) -> Iterator[str]:
+    """On what the report stands: whom, which days, how much of the log, how sure the first number is."""
+    first, last = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(at)) for at in (report.test_since, report.test_until))
+    whom = f"{report.users:,} users and {report.requests:,} requests of the held-out days"
+    yield f"{whom}, {first} to {last} UTC, bundle {report.bundle}"
+    whole = report.learnt_from + report.held_out
+    if whole:
+        much = "; more than a third: more days of log, or a later split.test_since, leave more to learn from"
+        share = f"{report.held_out:,} events are held out, {report.learnt_from:,} came before"
+        yield share + (much if report.held_out > MUCH_HELD_OUT * whole else "")
+    if report.interval:
+        low, high = (number(end, 2 if few else 4) for end in report.interval)
+        yield f"ndcg@10 of the page {number(report.page['ndcg@10'], 2 if few else 4)}, 95 % interval {low} … {high}"
+    if not report.users:
+        yield "nobody could be judged: no user did anything new and positive (evaluate.positive) in these days"
+    elif few:
+        yield f"{report.users:,} users are few: what channels, stages and pages differ by is often chance"
+
+
+def _legend(report: Report) -> RenderableType:
+    table = Table("", "", "", box=None, pad_edge=False, show_header=False)
+    for title, words in legend(report):
+        for place, (word, means) in enumerate(words):
+            table.add_row("" if place else title, word, means)
+    return Group(_title("What the words mean"), table)
 
 
 def reliability(curves: dict[str, Curve]) -> RenderableType:

@@ -17,6 +17,7 @@ from tamis.metrics import (
     hits,
     intra_list_diversity,
     log_loss,
+    mean_interval,
     mrr,
     ndcg_at_k,
     recall_at_k,
@@ -243,3 +244,13 @@ def test_wrong_input_is_refused_by_name() -> None:
         coverage(np.array([3, -1]), 3)
     with pytest.raises(ValueError, match="scores"):
         calibration_error(good, np.array([0.5, np.inf]))
+
+
+def test_the_interval_holds_the_mean_and_shrinks_with_more_users() -> None:
+    random = np.random.default_rng(3)
+    few, many = random.normal(0.1, 1, 50), random.normal(0.1, 1, 5000)
+    wide, narrow = mean_interval(few, 1), mean_interval(many, 1)
+    assert wide[0] < few.mean() < wide[1]
+    assert narrow[1] - narrow[0] == pytest.approx(2 * 1.96 / np.sqrt(5000), rel=0.1)
+    assert wide[1] - wide[0] > 5 * (narrow[1] - narrow[0])
+    assert np.isnan(mean_interval(few[:1], 1)).all()

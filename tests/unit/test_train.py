@@ -56,6 +56,16 @@ def test_only_the_named_parts_change_and_the_bundle_says_what_it_kept(feed: Proj
     assert (said["recall.itemcf"], said["rank.heads"]) == (made.bundle.name, tiny.trained.bundle.name)
 
 
+def test_a_log_of_which_much_is_held_out_is_named(feed: Project, tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    first, last = tiny.dataset.span()
+    again(feed, tiny, Choice(only=("popular",)))
+    assert "much of the log" not in capsys.readouterr().out
+    half = {"split.test_since": (first + last) / 2}
+    with pytest.raises(ConfigError, match="learnt from days that are held out now"):
+        again(feed, tiny, Choice(only=("popular",)), half)
+    assert "much of the log is held out" in capsys.readouterr().out
+
+
 def test_an_error_of_a_part_names_its_step(feed: Project, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         raise DataError("label 'rate', rating 3 of 9: 7, wanted one of [1.0, 2.0]")

@@ -11,6 +11,7 @@ from rich.console import Console
 from tamis import views
 from tamis.data.write import ImportReport
 from tamis.errors import ConfigError
+from tamis.evaluate.legend import legend
 from tamis.evaluate.report import Curve
 from tamis.evaluate.tune import Tuned
 from tamis.project import Answer
@@ -76,6 +77,43 @@ def test_training_and_report_are_shown_whole(tiny: Any) -> None:
     shown = "\n".join(text(views.trained(tiny.trained)))
     assert f"bundle {tiny.trained.bundle.name}: published" in shown
     assert "rank.heads" in shown
+
+
+def test_every_word_of_a_report_is_explained(tiny: Any) -> None:
+    words = dict(legend(tiny.trained.report))
+    pages = {"tamis", "popular", "random", "oracle"}
+    for title, rows in tiny.trained.report.tables():
+        known = [word.rstrip("k") if word.endswith("@k") else word for word, _ in words[title]]
+        names = {name for row in rows.values() for name in row} | (pages & set(rows) if title == "Page" else set())
+        assert not {name for name in names if not any(name == word or name.startswith(word) for word in known)}
+    shown = "\n".join(text(views.report(tiny.trained.report)))
+    assert "survival" in shown.split("What the words mean")[1]
+    assert "… alone" in shown
+    assert "mae_seconds" in shown
+    assert [word for word, _ in words["Stages"] if word.startswith("kept")] == ["kept@k"]
+
+
+def test_a_report_says_on_how_few_users_it_stands_and_how_much_is_held_out(tiny: Any) -> None:
+    few = msgspec.structs.replace(
+        tiny.trained.report, users=10, learnt_from=100, held_out=60, interval=(0.0123, 0.4), test_since=0.0,
+        page={"ndcg@10": 0.1234},
+        baselines={},
+    )  # fmt: skip
+    lines = text(views.report(few))
+    assert lines[0].startswith("10 users and ")
+    assert "1970-01-01 00:00 to " in lines[0]
+    assert lines[1].startswith("60 events are held out, 100 came before; more than a third")
+    assert lines[2] == "ndcg@10 of the page 0.12, 95 % interval 0.01 … 0.40"
+    assert lines[3].startswith("10 users are few")
+    page = lines.index("Page")
+    assert lines[page + 1].split() == ["ndcg@10", "diversity", "authors", "new_share"]
+    assert lines[page + 2].split() == ["tamis", "0.12", "–", "–", "–"]
+    many = "\n".join(text(views.report(msgspec.structs.replace(few, users=100, held_out=50))))
+    assert "few" not in many
+    assert "third" not in many
+    assert "ndcg@10 of the page 0.1234, 95 % interval 0.0123 … 0.4000" in many
+    nobody = text(views.report(msgspec.structs.replace(few, users=0, interval=())))
+    assert nobody[2].startswith("nobody could be judged")
 
 
 def test_what_a_search_found_is_shown_with_a_line_to_paste() -> None:

@@ -68,6 +68,13 @@ def by_time(dataset: Dataset, config: SplitConfig | None = None) -> Split:
     return Split(test_since, valid_since, test_since, float(np.nextafter(last, np.inf)))
 
 
+def sizes(dataset: Dataset, split: Split) -> tuple[int, int]:
+    """Events of any kind to learn from (those of the validation among them), and held-out ones."""
+    spans = (None, split.train_until), (split.test_since, split.test_until)
+    first, held_out = (int(dataset.scan_events(*span).select(pl.len()).collect().item()) for span in spans)
+    return first, held_out
+
+
 def _days(last: float, config: SplitConfig) -> float:
     """The local midnight that begins the last `test_days` days."""
     offset = config.offset_hours * 3600

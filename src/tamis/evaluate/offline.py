@@ -21,7 +21,7 @@ from tamis import metrics
 from tamis.artifact import Bundle
 from tamis.assemble import Model
 from tamis.data.dataset import DAY_SECONDS, Dataset
-from tamis.data.split import Split
+from tamis.data.split import Split, sizes
 from tamis.errors import ConfigError
 from tamis.evaluate.agreement import Agreement
 from tamis.evaluate.heads import judge_heads
@@ -77,6 +77,7 @@ def evaluate(
             progress("evaluate pages", done, len(users))
     progress("evaluate pages", len(users), len(users))
     summary = pages.summary()
+    learnt_from, held_out = sizes(dataset, split)
     heads = judge_heads(past, split, config.evaluate.most_requests, progress)
     return Report(
         bundle=model.name,
@@ -92,6 +93,9 @@ def evaluate(
         latency=_latency(pages.traces),
         features=model.coverage,
         reliability=heads.reliability,
+        interval=pages.interval(config.train.seed),
+        learnt_from=learnt_from,
+        held_out=held_out,
     )
 
 
@@ -226,7 +230,6 @@ class _Pages:
 
     def _page(self, name: str, ids: NDArray[np.int64], relevant: NDArray[np.int64], now: float) -> None:
         ranked, right = ids[None], metrics.Relevant.of([relevant])
-        age = now - self.past.published[ids]
         self.shown.setdefault(name, []).append(ids)
         self.quality.add(
             name,
@@ -235,10 +238,25 @@ class _Pages:
                 "recall@10": metrics.recall_at_k(ranked, right, 10),
                 "hit@10": metrics.hit_rate(ranked, right, 10),
             },
-            diversity=metrics.intra_list_diversity(ranked, self.category),
-            authors=metrics.distinct_share(self.author[ids]),
-            new_share=float((age < self.new_seconds).mean()) if len(ids) else 0.0,
+            **self._variety(ids, now),
         )
+
+    def _variety(self, ids: NDArray[np.int64], now: float) -> Row:
+        """What a page is made of, as far as the catalogue says it: without any author all would look different."""
+        out = {}
+        if self.category.any():
+            out["diversity"] = metrics.intra_list_diversity(ids[None], self.category)
+        if self.author.any():
+            out["authors"] = metrics.distinct_share(self.author[ids])
+        if np.isfinite(self.past.published).any():
+            age = now - self.past.published[ids]
+            out["new_share"] = float((age < self.new_seconds).mean()) if len(ids) else 0.0
+        return out
+
+    def interval(self, seed: int) -> tuple[float, ...]:
+        """Of the mean NDCG@10 of our pages; () with too few of them."""
+        values = np.array(self.quality.values.get("tamis", {}).get("ndcg@10", []))
+        return metrics.mean_interval(values, seed) if len(values) > 1 else ()
 
     def summary(self) -> dict[str, Row]:
         """Page name → its numbers; {} when no user had anything relevant."""

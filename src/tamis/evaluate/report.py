@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
@@ -10,6 +11,7 @@ from tamis.errors import DataError
 from tamis.metrics import Reliability
 
 Row = dict[str, float]
+MUCH_HELD_OUT: Final = 1 / 3  # a larger share of the events leaves too little to learn from
 
 
 def known(row: Row) -> Row:
@@ -49,12 +51,15 @@ class Report(Config, frozen=True):
     heads: head → auc, gauc, log_loss, calibration_error, rate, rows; for "play" and "rate" (stars): mean absolute
     error, rank correlation.
     page, baselines: ndcg@10, recall@10, hit@10, coverage, diversity (share of the pairs of a page that differ in
-    category), authors (different ones per place), new_share of our page and of others'; in a simulated world the true
+    category), authors (different ones per place), new_share of our page and of others', each only where the catalogue
+    has what it is counted from; in a simulated world the true
     click rate of the first ten, which logged clicks cannot tell: they know what was shown. "popular" ranks by the
     positive actions (`evaluate.positive`) before the bundle's training ended.
     latency: stage or step → p50 and p99 in milliseconds, one request at a time.
     features: feature → coverage and distinct values in the training rows; see features.coverage.
     reliability: head that predicts probabilities → how far they can be believed.
+    interval: of the page's ndcg@10, 95 %, by bootstrap over the users; () with fewer than two of them.
+    learnt_from, held_out: events before test_since and from it on.
     """
 
     bundle: str
@@ -70,6 +75,9 @@ class Report(Config, frozen=True):
     latency: dict[str, Row]
     features: dict[str, Row] = {}
     reliability: dict[str, Curve] = {}
+    interval: tuple[float, ...] = ()
+    learnt_from: int = 0
+    held_out: int = 0
 
     def to_json(self) -> bytes:
         """Indented JSON."""

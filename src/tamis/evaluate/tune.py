@@ -32,12 +32,12 @@ from tamis.features.prepare import columns_of
 from tamis.features.statistics import Statistics
 from tamis.features.tables import Tables
 from tamis.funnel import Funnel, Stage
+from tamis.metrics import mean_interval
 from tamis.rank.fuse import Fuse, FuseConfig
 from tamis.stages import Step
 from tamis.types import Candidates, Features, Progress, Query, silent
 
 PLACES: Final = 10
-RESAMPLES: Final = 2000
 SPREAD: Final[Mapping[str, float]] = {
     "weights": 10.0, "offsets": 10.0, "constants": 10.0, "exponents": 4.0, "factors": 4.0,
 }  # fmt: skip
@@ -137,7 +137,7 @@ def tune(
     search, judge = ([kept[i] for i in half] for half in np.array_split(shuffled, 2))
     best = _search(sampler, place, (space, search), trials, progress)
     before, after = (_ndcg(place, config, judge) for config in (place.config, best))
-    low, high = _interval(after - before, seed)
+    low, high = mean_interval(after - before, seed)
     return Tuned(
         bundle=model.name,
         step=f"{place.stage.name}.{place.name}",
@@ -276,11 +276,3 @@ def _ndcg(place: Place, config: FuseConfig, kept: list[Kept]) -> NDArray[np.floa
         hit = np.isin(funnel.run(one.query, one.items, place.stage.name).items.ids, one.relevant)
         out[at] = discount[: len(hit)][hit].sum() / ideal[min(len(one.relevant), PLACES) - 1]
     return out
-
-
-def _interval(difference: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """The 95 % interval of the mean, by drawing users with replacement."""
-    random, n = np.random.default_rng((seed, 1)), len(difference)
-    means = np.array([difference[random.integers(0, n, n)].mean() for _ in range(RESAMPLES)])
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)

@@ -6,7 +6,7 @@ import pytest
 
 from tamis.config import convert
 from tamis.data.dataset import Dataset
-from tamis.data.split import SplitConfig, by_time
+from tamis.data.split import SplitConfig, by_time, sizes
 from tamis.data.tables import RawTables
 from tamis.data.write import import_tables
 from tamis.errors import ConfigError, DataError
@@ -42,6 +42,7 @@ def test_every_event_before_the_end_belongs_to_one_part(tmp_path: Path) -> None:
         data.events(split.test_since, split.test_until),
     ]
     assert [len(part) for part in parts] == [36, 4, 10]
+    assert sizes(data, split) == (40, 10)
 
 
 def test_local_midnight_is_where_the_offset_says(tmp_path: Path) -> None:

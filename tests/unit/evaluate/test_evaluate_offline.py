@@ -16,7 +16,7 @@ from tamis.assemble import Model, ProjectConfig, load_model, part_of
 from tamis.config import override, read
 from tamis.data.dataset import DAY_SECONDS, Dataset, Events
 from tamis.data.samples import Samples
-from tamis.data.split import Split, SplitConfig, by_time
+from tamis.data.split import Split, SplitConfig, by_time, sizes
 from tamis.data.tables import RawTables
 from tamis.data.write import import_tables
 from tamis.errors import ConfigError
@@ -439,6 +439,25 @@ def test_diversity_is_the_share_of_pairs_of_different_categories(past: Past) -> 
     for name, ids, wanted in (("alike", alike, 0.0), ("mixed", np.append(alike, other), 0.5), ("one", other, None)):
         pages._page(name, ids.astype(np.int64), np.array([0]), past.model.trained_to)
         assert pages.summary()[name].get("diversity") == wanted
+
+
+def test_what_the_catalogue_does_not_say_has_no_figure(past: Past) -> None:
+    catalog = past.model.catalog
+    blank = {name: tuple(np.zeros_like(part) for part in catalog.columns[name]) for name in ("author", "category")}
+    model = replace(past.model, catalog=replace(catalog, columns={**catalog.columns, **blank}))
+    bare = replace(past, model=model, published=np.full(len(catalog), -np.inf))
+    for one, wanted in ((past, {"diversity", "authors", "new_share"}), (bare, set())):
+        pages = _Pages(one, None)
+        pages._page("tamis", np.arange(5), np.array([0]), past.model.trained_to)
+        assert {"diversity", "authors", "new_share"} & set(pages.summary()["tamis"]) == wanted
+
+
+def test_the_report_says_how_much_was_held_out_and_how_sure_the_page_is(tiny, split) -> None:
+    report: Report = tiny.trained.report
+    assert (report.learnt_from, report.held_out) == sizes(tiny.dataset, split)
+    assert report.learnt_from + report.held_out == len(tiny.dataset.events())
+    low, high = report.interval
+    assert low < report.page["ndcg@10"] < high
 
 
 def test_every_number_of_a_report_survives_json(tiny) -> None:

@@ -247,15 +247,6 @@ def test_without_optuna_the_error_says_what_to_install(
         tune(model_of(tiny), tiny.dataset, split, trials=1)
 
 
-def test_the_interval_holds_the_mean_and_shrinks_with_more_users() -> None:
-    random = np.random.default_rng(3)
-    few, many = random.normal(0.1, 1, 50), random.normal(0.1, 1, 5000)
-    wide, narrow = module._interval(few, 1), module._interval(many, 1)
-    assert wide[0] < few.mean() < wide[1]
-    assert narrow[1] - narrow[0] == pytest.approx(2 * 1.96 / np.sqrt(5000), rel=0.1)
-    assert wide[1] - wide[0] > 5 * (narrow[1] - narrow[0])
-
-
 def test_the_result_is_plain_for_machines(found: Tuned) -> None:
     assert msgspec.json.decode(msgspec.json.encode(found), type=Tuned) == found
 
