@@ -15,9 +15,9 @@ def result(name: str, ours: float, peer: float | None = None, unit: str = "", wa
     )
 
 
-def data(name: str) -> Path:
+def data(name: str, inside: Path = DATA) -> Path:
     """The folder of a real data set; stops the script with a reason where it is absent."""
-    folder = DATA / name
+    folder = inside / name
     if not folder.is_dir():
         raise SystemExit(
             f"{folder}: this benchmark needs the data set {name}; set TAMIS_DATA to the folder of data sets"

@@ -22,7 +22,7 @@ from implicit.nearest_neighbours import CosineRecommender
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from _results import DATA, result
+from _results import DATA, data, result
 from tamis.recall.itemcf import similar_items
 
 
@@ -108,9 +108,9 @@ def table(similarity: csr_matrix, k: int) -> tuple[NDArray[np.int32], NDArray[np
     return ids, weights
 
 
-def matrices(data: Path, large: bool) -> Iterator[tuple[str, csr_matrix]]:
-    """(name, interest [users, items]) of each case."""
-    ml = pl.read_parquet(data / "ml-1m-rebuilt" / "interactions.parquet")
+def matrices(folder: Path, large: bool) -> Iterator[tuple[str, csr_matrix]]:
+    """(name, interest [users, items]) of each case.   folder: of the data sets."""
+    ml = pl.read_parquet(data("ml-1m-rebuilt", folder) / "interactions.parquet")
     positive = ml["is_positive"].to_numpy()
     users, items = ml["user_id"].to_numpy(), ml["item_id"].to_numpy()
     yield "ml-1m, all interactions", matrix(users, items)
@@ -119,7 +119,7 @@ def matrices(data: Path, large: bool) -> Iterator[tuple[str, csr_matrix]]:
     drawn = np.random.default_rng(2).integers(1, 6, len(users))  # the rebuilt set does not know its lower stars
     yield "ml-1m, interest 1 to 4 drawn", matrix(users, items, np.minimum(drawn, 4.0))
     yield "ml-1m, ratings 1 to 5 drawn", matrix(users, items, drawn.astype(np.float64))
-    gowalla = data / "gowalla-ngcf" / "train.parquet"
+    gowalla = folder / "gowalla-ngcf" / "train.parquet"
     if gowalla.exists():
         frame = pl.read_parquet(gowalla)
         yield "gowalla-ngcf, train", matrix(frame["user_id"].to_numpy(), frame["item_id"].to_numpy())
@@ -133,8 +133,8 @@ def matrices(data: Path, large: bool) -> Iterator[tuple[str, csr_matrix]]:
 def matrix(users: NDArray[Any], items: NDArray[Any], values: NDArray[Any] | None = None) -> csr_matrix:
     """Interest as a canonical CSR matrix of the users and items that occur."""
     rows, columns = (np.unique(ids, return_inverse=True)[1] for ids in (users, items))
-    data = np.ones(len(rows), np.float32) if values is None else values.astype(np.float32)
-    interest = csr_matrix((data, (rows, columns)))
+    entries = np.ones(len(rows), np.float32) if values is None else values.astype(np.float32)
+    interest = csr_matrix((entries, (rows, columns)))
     interest.sum_duplicates()
     if values is None:
         interest.data[:] = 1

@@ -21,7 +21,7 @@ import recfarm
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, eye, vstack
 
-from _results import DATA, result
+from _results import DATA, data, result
 from speed_itemcf import matrix
 from tamis.recall.swing import similar_items
 
@@ -43,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     numba.set_num_threads(arguments.threads)
     k = arguments.neighbours
-    frame = pl.read_parquet(arguments.data / "ml-100k" / "ratings.parquet")
+    frame = pl.read_parquet(data("ml-100k", arguments.data) / "ratings.parquet")
     interest = matrix(frame["user_id"].to_numpy(), frame["item_id"].to_numpy())
     similar_items(interest, k)  # compiles
     theirs, ours, plain = [], [], []

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tamis import demo
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -81,3 +83,17 @@ def test_every_benchmark_gives_figures_that_the_command_collects(script: Path) -
     tree = ast.parse(script.read_text(encoding="utf-8"))
     calls = [node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     assert "result" in calls
+
+
+@pytest.mark.parametrize("name", ["speed_itemcf", "speed_swing"])
+def test_a_benchmark_without_its_data_set_says_so_in_one_line(
+    tmp_path: Path, child_environment: dict[str, str], name: str
+) -> None:
+    script = ROOT / "benchmarks" / f"{name}.py"
+    if missing := demo.lacking(script):
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    words = [sys.executable, str(script), "--data", str(tmp_path)]
+    done = subprocess.run(words, env=child_environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "this benchmark needs the data set ml-" in done.stderr
+    assert "Traceback" not in done.stderr
