@@ -1,14 +1,12 @@
-"""FuxiCTR's DCNv2 and FinalMLP on columns in memory: `pip install fuxictr` (asked with 2.3.10).
+"""FuxiCTR's DCNv2, FinalMLP and DIN trained on columns in memory.
 
-What the package installs of its model zoo are the variants for long histories. They have all layers of the published
-models; what a row goes through is overridden here to be as published (`flat`): every field once, a history as the mean
-of its embeddings, and FinalMLP's feature selection in use. The zoo's MMoE and PLE are not in the package.
+DCNv2 and FinalMLP read a history as the mean of its embeddings. DIN attends to the entries by what they share with the
+candidate; what else is said of an entry (the action, the age) it reads as a mean too.
 """
 
-import importlib.util
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from _columns import Columns
-
-MISSING = "FuxiCTR is not installed (pip install fuxictr): its rows are left out"
-
-
-def installed() -> bool:
-    """False when the package is missing; says so."""
-    there = importlib.util.find_spec("fuxictr") is not None
-    if not there:
-        print(MISSING)
-    return there
+from _fuxictr_zoo import published
 
 
 class Batches:
@@ -59,11 +48,12 @@ def predicted(
     from fuxictr.pytorch.torch_utils import seed_everything
 
     train, valid, tests = parts
+    past = train.shared if model == "DIN" else {}
     seed_everything(seed)
     size = settings["batch_size"]
     with tempfile.TemporaryDirectory() as folder:
-        net = flat(model)(
-            feature_map(train, settings["embedding_dim"], folder),
+        net = published(model, past, padded=True)(
+            feature_map(train, settings["embedding_dim"], folder, past),
             **{name: value for name, value in settings.items() if name not in ("batch_size", "epochs")},
             optimizer="adam",
             loss="binary_crossentropy",
@@ -80,54 +70,33 @@ def predicted(
     return scores, float(evaluate_metrics(valid.labels[label], of_valid, ["AUC"])["AUC"])
 
 
-def feature_map(columns: Columns, width: int, folder: str) -> Any:
-    """What FuxiCTR's models want to know of the columns."""
+def feature_map(columns: Columns, width: int, folder: str, past: Mapping[str, str]) -> Any:
+    """What FuxiCTR's models want to know of the columns. past: bags that are no field of a row → what they share."""
     from fuxictr.features import FeatureMap
 
     features = FeatureMap("rows", folder)
     features.labels, features.default_emb_dim = ["label"], width
-    features.features = OrderedDict()
-    for name in columns.codes:
-        size = columns.sizes[name]
-        features.features[name] = {"source": "", "type": "categorical", "padding_idx": 0, "vocab_size": size}
+    shared_by_past = list(past.values())
+    kinds = {name: {"source": "", **_code(columns.sizes[name])} for name in columns.codes if name not in shared_by_past}
     for name, bag in columns.bags.items():
+        if name in past:
+            continue
         shared = columns.shared.get(name)
-        features.features[name] = {
+        kinds[name] = {
             "source": "",
+            **_code(columns.sizes[shared or name]),
             "type": "sequence",
-            "padding_idx": 0,
-            "vocab_size": columns.sizes[shared or name],
             "max_len": bag.shape[1],
             "feature_encoder": "layers.MaskedAveragePooling()",
             **({"share_embedding": shared} if shared else {}),
         }
-    for name in columns.numbers:
-        features.features[name] = {"source": "", "type": "numeric"}
+    kinds |= {name: {"source": "", "type": "numeric"} for name in columns.numbers}
+    kinds |= {name: {"source": "item", **_code(columns.sizes[name])} for name in shared_by_past}
+    features.features = OrderedDict(kinds)
     features.num_fields = features.get_num_fields()
     (Path(folder) / features.dataset_id).mkdir()  # where `fit` keeps its best weights
     return features
 
 
-def flat(model: str) -> Any:
-    """The model of that name, reading each field once."""
-    from fuxictr.pytorch.models import BaseModel
-    from model_zoo.LongCTR.DCNv2.DCNv2 import DCNv2
-    from model_zoo.LongCTR.FinalMLP.FinalMLP import FinalMLP
-
-    class FlatDCNv2(DCNv2):
-        get_inputs, get_labels = BaseModel.get_inputs, BaseModel.get_labels
-
-        def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            x = self.embedding_layer(self.get_inputs(inputs), flatten_emb=True)
-            out = self.fc(torch.cat([self.crossnet(x), self.parallel_dnn(x)], dim=-1))
-            return {"y_pred": self.output_activation(out)}
-
-    class FlatFinalMLP(FinalMLP):
-        get_inputs, get_labels = BaseModel.get_inputs, BaseModel.get_labels
-
-        def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            fields = self.get_inputs(inputs)
-            one, two = self.fs_module(fields, self.embedding_layer(fields, flatten_emb=True))
-            return {"y_pred": self.output_activation(self.fusion_module(self.mlp1(one), self.mlp2(two)))}
-
-    return {"DCNv2": FlatDCNv2, "FinalMLP": FlatFinalMLP}[model]
+def _code(size: int) -> dict[str, Any]:
+    return {"type": "categorical", "padding_idx": 0, "vocab_size": size}

@@ -1,24 +1,21 @@
-"""FuxiCTR's DCNv2, DIN and MMoE for `speed_rank.py`: `pip install fuxictr` (asked with 2.3.10).
+"""FuxiCTR's DCNv2, DIN and MMoE for `speed_rank.py`.
 
-What the package installs of its model zoo are the variants for long histories. They have all layers of the published
-models; what a row goes through is overridden here to be as published. The zoo's MMoE is not in the package: here it is
-put together from FuxiCTR's own blocks (`MLP_Block`, `FeatureEmbedding`) on its `MultiTaskModel`. All train by its own
-`train_step`, clipping included, with embeddings drawn as tamis draws them.
+The zoo's MMoE is not in the package: here it is put together from FuxiCTR's own blocks (`MLP_Block`,
+`FeatureEmbedding`) on its `MultiTaskModel`. All train by its own `train_step`, clipping included, with embeddings drawn
+as tamis draws them.
 """
 
-import importlib.util
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-Batch = dict[str, torch.Tensor]
+from _fuxictr_zoo import Batch, published
 
 
 @dataclass(frozen=True)
@@ -35,15 +32,6 @@ class Columns:
     labels: list[str]
     width: int
     spread: float
-
-
-@cache
-def installed() -> bool:
-    """False when the package is missing; says so once."""
-    there = importlib.util.find_spec("fuxictr") is not None
-    if not there:
-        print("FuxiCTR is not installed (pip install fuxictr): its column is left out")
-    return there
 
 
 def net(model: str, columns: Columns, learning_rate: float) -> Any:
@@ -109,37 +97,13 @@ def predicted(model: Any, tensors: Batch, size: int = 8192) -> np.ndarray:
 
 
 def _dcn(features: Any, columns: Columns, common: dict[str, Any]) -> Any:
-    from fuxictr.pytorch.models import BaseModel
-    from model_zoo.LongCTR.DCNv2.DCNv2 import DCNv2
-
-    class Flat(DCNv2):
-        get_inputs, get_labels, train_step = BaseModel.get_inputs, BaseModel.get_labels, BaseModel.train_step
-
-        def forward(self, inputs: Batch) -> Batch:
-            x = self.embedding_layer(self.get_inputs(inputs), flatten_emb=True)
-            out = self.fc(torch.cat([self.crossnet(x), self.parallel_dnn(x)], dim=-1))
-            return {"y_pred": self.output_activation(out)}
-
-    return Flat(features, num_cross_layers=2, parallel_dnn_hidden_units=[256, 128], batch_norm=True, **common)
+    sizes = {"num_cross_layers": 2, "parallel_dnn_hidden_units": [256, 128], "batch_norm": True}
+    return published("DCNv2")(features, **sizes, **common)
 
 
 def _din(features: Any, columns: Columns, common: dict[str, Any]) -> Any:
-    from fuxictr.pytorch.models import BaseModel
-    from model_zoo.LongCTR.DIN.DIN import DIN
-
-    class Flat(DIN):
-        get_labels, train_step = BaseModel.get_labels, BaseModel.train_step
-
-        def forward(self, inputs: Batch) -> Batch:
-            fields = {name: inputs[name] for name in self.feature_map.features}
-            row = self.embedding_layer(fields, flatten_emb=True)
-            tables = self.embedding_layer.embedding_layer.embedding_layers
-            past = torch.cat([tables[shared](inputs[name].long()) for name, shared in columns.past.items()], -1)
-            target = row[:, -self.item_info_dim :]
-            return {"y_pred": self.dnn(torch.cat([row, self.attention_layers(target, past)], -1))}
-
     sizes = {"dnn_hidden_units": [256, 128], "attention_hidden_units": [36], "attention_hidden_activations": "ReLU"}
-    return Flat(features, **sizes, **common)
+    return published("DIN", columns.past)(features, **sizes, **common)
 
 
 def _mmoe(features: Any, columns: Columns, common: dict[str, Any]) -> Any:

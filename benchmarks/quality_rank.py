@@ -36,6 +36,7 @@ import torch
 import _fuxictr
 import _rechub
 from _columns import Columns
+from _fuxictr_zoo import installed
 from _layout import plain_layout
 from _prepared import periods, ranker_of
 from _results import data, result
@@ -250,7 +251,7 @@ def frappe(seeds: int) -> None:
         for name, shape in OURS.items():
             net = trained(replace(OUR_SHAPE, **shape), OUR_PLAN, (learn, valid), seed)
             note(found, name, mean_auc(net, test), seed)
-        if _fuxictr.installed():
+        if installed():
             parts = learn.columns(), valid.columns(), (test.columns(),)
             for name, settings in FUXI.items():
                 (score,), best = _fuxictr.predicted(name, settings, parts, "click", seed)
@@ -464,7 +465,7 @@ class Days:
     def peers(self) -> list[dict[str, list[float]]]:
         columns = kuairand_columns(self.parts)
         out = [self.show(f"torch-rechub {name}", _rechub.predicted(name, columns, seed=1)) for name in ("MMoE", "PLE")]
-        for name, settings in SINGLE.items() if _fuxictr.installed() else ():
+        for name, settings in SINGLE.items() if installed() else ():
             said: list[dict[str, np.ndarray]] = [{} for _ in columns[1:]]
             for head in HEADS:
                 own, _ = _fuxictr.predicted(name, settings, (columns[0], columns[1], tuple(columns[1:])), head, 1)

@@ -38,11 +38,13 @@ import torch
 from torch_rechub.basic.features import SequenceFeature, SparseFeature
 from torch_rechub.basic.initializers import RandomNormal
 from torch_rechub.models.multi_task import MMOE
-from torch_rechub.models.ranking import DIN, DCNv2
+from torch_rechub.models.ranking import DCNv2
 from torch_rechub.trainers import CTRTrainer, MTLTrainer
 from torch_rechub.utils.data import DataGenerator
 
 import _fuxictr_nets
+import _rechub
+from _fuxictr_zoo import installed
 from _logs import Log, click_chance, dcn_log, din_log, layout, mmoe_log
 from _results import result
 from _turns import epochs_by_turns, rate, steps_by_turns
@@ -180,7 +182,7 @@ def peer_dcn(log: Log) -> torch.nn.Module:
 
 def peer_din(log: Log) -> torch.nn.Module:
     users, items, past = peer_fields(log)
-    return DIN(users, past, items, mlp_params={"dims": [256, 128]}, attention_mlp_params={"dims": [36]})
+    return _rechub.din(users, past, items, [256, 128])
 
 
 def peer_ready(log: Log) -> list[tuple[dict[str, torch.Tensor], torch.Tensor]]:
@@ -288,7 +290,7 @@ class Fuxi:
 
 def fuxi(model: str, log: Log) -> list[Fuxi]:
     """FuxiCTR's model of that name, or nothing where it is missing."""
-    if not _fuxictr_nets.installed():
+    if not installed():
         return []
     return [Fuxi(_fuxictr_nets.net(model, fuxi_columns(log), LEARNING_RATE), log)]
 
