@@ -3,8 +3,19 @@
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 DATA = Path(os.environ.get("TAMIS_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+class Figure(NamedTuple):
+    """What `result` takes, from the parts of a script that has several."""
+
+    name: str
+    ours: float
+    peer: float | None
+    unit: str
+    wanted: str
 
 
 def result(name: str, ours: float, peer: float | None = None, unit: str = "", wanted: str = "") -> None:
