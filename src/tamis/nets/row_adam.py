@@ -160,7 +160,7 @@ class _PlainRows:
 def _by_code(taken: Taken, size: int) -> tuple[Tensor, Tensor]:
     """([n · c] the codes, [n · c, size] the gradient of each one's row); of code 0, which never moves, all zeros."""
     codes, widths, leaf = taken
-    field_of = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths)).to(codes.device)
+    field_of = torch.from_numpy(np.repeat(np.arange(len(widths)), np.diff(starts_of(widths)))).to(codes.device)
     there = (codes != 0).to(leaf.dtype)
     count = torch.zeros(len(codes), len(widths), dtype=leaf.dtype, device=codes.device)
     count.index_add_(1, field_of, there)

@@ -237,6 +237,20 @@ def test_rows_move_alike_and_their_moments_go_from_device_to_device(
     np.testing.assert_array_equal(again.state()["table.0.moments"], optimizers[0].state()["table.0.moments"])
 
 
+def test_a_side_without_fields_and_a_batch_without_rows_move_nothing(other: torch.device) -> None:
+    """A project may have no feature of users that is a code; then the table is asked for no field."""
+    for device in (torch.device("cpu"), other):
+        net = nn.ModuleList([Table(5, 4, torch.Generator().manual_seed(1))]).to(device).train()
+        optimizer, before = Optimizer(net, TrainingPlan(l2=0.1)), net[0].weight.detach().cpu().clone()
+        for shape, widths in (((3, 0), ()), ((0, 3), (1, 2))):
+            optimizer.clear()
+            found = net[0](torch.zeros(shape, dtype=torch.int32, device=device), widths)
+            assert found.shape == (shape[0], 4 * len(widths))
+            torch.cat([found, torch.ones(shape[0], 1, device=device)], 1).sum().backward()
+            optimizer.step()
+        assert torch.equal(net[0].weight.detach().cpu(), before)
+
+
 def test_a_training_goes_on_from_the_checkpoint_of_another_device(
     toy: Toy, other: torch.device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
