@@ -3,8 +3,9 @@
 Every compiled loop of the nets has a form in plain operations that says the same (`test_nets_device.py` compares them):
 that of the exported graph where it serves one request, one of its own where rows belong to many. `compiled` is the only
 question that decides between them. What is drawn at random is drawn on the processor and then moved, so that a net is
-taught the same on either; sums of many numbers may differ in the last digits. Batches are moved by the thread that
-makes them, while the card works. When training ends the net is back in the processor's memory.
+taught the same on either; sums of many numbers may differ in the last digits. Batches are made and moved by a thread
+of their own, and the copies wait their turn among what the card was given to do. When training ends the net is back in
+the processor's memory.
 """
 
 from collections.abc import Mapping
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from tamis.errors import ConfigError
+from tamis.nets.plans import Device
 
 T = TypeVar("T")
 
 
-def chosen(wanted: str) -> torch.device:
-    """The device of a training: "auto" = the graphics card if there is one, or the name of one.
+def chosen(wanted: Device) -> torch.device:
+    """The device of a training: "auto" = the graphics card if there is one, else the processor.
 
     Raises ConfigError for "cuda" where torch sees no card.
     """

@@ -40,7 +40,7 @@ class TrainingPlan:
     patience: epochs without a better validation score before stopping; 0 = never stop early, keep the last.
     unknown_share: share of rows that are trained with the id taken away, so that new users and items are understood.
     precision: of matrix products, see `nets.products`.
-    device: "auto" = a graphics card if there is one, see `nets.device`.
+    device: where, see `nets.device.chosen`.
     threads: of torch.   prefetch: gather the next batch while this one is computed.
     in_order: requests as they come, not shuffled anew for each epoch.
     """
@@ -56,7 +56,7 @@ class TrainingPlan:
     patience: int = 1
     unknown_share: float = 0.0
     precision: Precision = "float32"
-    device: str = "auto"
+    device: Device = "auto"
     threads: int = 2
     prefetch: bool = True
     in_order: bool = False

@@ -1,4 +1,4 @@
-"""Matrix products of the layers that cost most, in 16-bit numbers where training asks for it and the processor can.
+"""Matrix products of the layers that cost most, in 16-bit numbers where training asks for it and the device can.
 
 A bfloat16 has the range of a float32 and 8 bits of precision; a product of two such matrices is summed in 32 bits and
 rounded once. Weights, optimizer, activations, losses and everything that is exported stay float32, so only training
