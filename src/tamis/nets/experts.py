@@ -200,7 +200,7 @@ def blend(raw: Tensor, before: Tensor, keep: Tensor, reach: Tensor | None, serve
     if served:
         return mix(gates_of(raw, reach), before.relu().transpose(0, 1))
     if not compiled(raw):
-        every = reach if not len(keep) else keep | ~keep.any(-1, keepdim=True)
+        every = keep | ~keep.any(-1, keepdim=True) if len(keep) else None
         return mix(gates_of(raw, every), before.relu().transpose(0, 1))
     out: Tensor = _Mix.apply(raw, before, keep)  # type: ignore[no-untyped-call]
     return out

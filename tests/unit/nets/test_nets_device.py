@@ -31,6 +31,7 @@ from tamis.nets.optimizer import Optimizer
 from tamis.nets.plans import EmbeddingSteps, MultitaskShape, TrainingPlan
 from tamis.nets.products import native, precision
 from tamis.nets.self_supervised import ViewMaker, view_loss
+from tamis.nets.thinning import Thinning
 from tamis.nets.tower import Towers, numbers_of
 from tamis.nets.tower_plan import TowerPlan, ViewsPlan
 from tamis.prerank.three_tower import ThreeTowerConfig
@@ -41,7 +42,7 @@ from tamis.recall.deep_retrieval import DeepRetrievalConfig
 from tamis.recall.sequential import SequentialConfig
 from tamis.recall.two_tower import TwoTowerConfig
 from tamis.recall.youtube_dnn import YoutubeDnnConfig
-from tamis.types import ACTION_CODE
+from tamis.types import ACTION_CODE, silent
 
 SHAPE = MultitaskShape(embedding_size=8, attention_hidden=8, experts=3, expert_hidden=(16, 8), tower_hidden=(8,))
 HEADS = HeadPlan(("click", "like"), frozenset(("like",)), {}, "ratio")
@@ -204,6 +205,33 @@ def test_mixed_precision_is_as_near_elsewhere(
         half = slopes_of(net_for(world, SHAPES[name]), batch, other)
     assert not torch.equal(full["logits"], half["logits"])
     torch.testing.assert_close(half["logits"], full["logits"], atol=0.05, rtol=0.05)
+
+
+def test_a_training_asks_its_own_device_whether_it_is_made_for_16_bits(
+    other: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the processor, which may be made for it where the card is not, and the other way round."""
+    net, seen = nn.Linear(2, 1), []
+
+    def noting(batch: Tensor) -> Tensor:
+        seen.append((batch.device.type, products.cast(net.weight).dtype))
+        return net(batch).sum()
+
+    problem = loop.Problem(np.ones(4, np.int64), lambda rows: torch.ones(len(rows), 2), noting, float, "", silent)
+    for device in (torch.device("cpu"), other):
+        monkeypatch.setattr(products, "native", lambda at, device=device: at == device)
+        monkeypatch.setattr(loop, "chosen", lambda wanted: other)
+        loop.train(net, problem, TrainingPlan(epochs=1, precision="mixed"), 1)
+    assert seen == [(other.type, torch.float32), (other.type, torch.bfloat16)]
+
+
+def test_heads_of_thinned_rows_are_corrected_elsewhere(toy: Toy, other: torch.device) -> None:
+    whole = tensors(toy.inputs.batch(toy.inputs.train, np.arange(3)))._replace(keep_negatives=0.5)
+    thinning, logits = Thinning.of(("click", "like"), ("like",)), torch.zeros(2, len(whole.row_of))
+    here, there = thinning.drawn(whole, logits), thinning.drawn(placed(whole, other), logits.to(other))
+    assert there.device.type == other.type
+    assert torch.equal(there.cpu(), here)
+    assert here[0, 0] > here[1, 0] == 0
 
 
 @pytest.mark.parametrize("steps", ["touched", "all"])
