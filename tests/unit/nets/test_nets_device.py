@@ -31,6 +31,8 @@ from tamis.nets.optimizer import Optimizer
 from tamis.nets.plans import EmbeddingSteps, MultitaskShape, TrainingPlan
 from tamis.nets.products import native, precision
 from tamis.nets.self_supervised import ViewMaker, view_loss
+from tamis.nets.sequence import DinAttention
+from tamis.nets.spread import Rows
 from tamis.nets.thinning import Thinning
 from tamis.nets.tower import Towers, numbers_of
 from tamis.nets.tower_plan import TowerPlan, ViewsPlan
@@ -223,6 +225,19 @@ def test_a_training_asks_its_own_device_whether_it_is_made_for_16_bits(
         monkeypatch.setattr(loop, "chosen", lambda wanted: other)
         loop.train(net, problem, TrainingPlan(epochs=1, precision="mixed"), 1)
     assert seen == [(other.type, torch.float32), (other.type, torch.bfloat16)]
+
+
+def test_attention_leaves_out_what_is_not_there_elsewhere(other: torch.device) -> None:
+    """In every net entries that are not there are zeros; here they are not, so that the mask decides."""
+    random = torch.Generator().manual_seed(3)
+    unit = DinAttention(8, 12, 4, random)
+    query, entries = torch.randn(5, 8, generator=random), torch.randn(2, 3, 12, generator=random)
+    there, row_of = torch.tensor([[True, False, True], [False, False, False]]), torch.tensor([0, 0, 0, 1, 1])
+    here = unit(query, entries, there, Rows.of(row_of, 2))
+    far = unit.to(other)(*placed((query, entries, there), other), Rows.of(row_of.to(other), 2))
+    torch.testing.assert_close(far.cpu(), here)
+    assert here[:3].all()
+    assert not here[3:].any()
 
 
 def test_heads_of_thinned_rows_are_corrected_elsewhere(toy: Toy, other: torch.device) -> None:
