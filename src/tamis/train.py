@@ -8,7 +8,8 @@ users and items never change; items that a kept part has never seen are to it wh
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ from tamis.features.lesson import Lesson
 from tamis.features.prepare import Moment, prepare
 from tamis.holds import locked, scratch
 from tamis.lineage import Before, Kept, earlier_bundle, kept_parts, steps_of
+from tamis.nets.door import nets_module
 from tamis.types import Progress, silent
 
 log = structlog.get_logger("tamis.train")
@@ -117,6 +119,7 @@ def _train(
     split = by_time(dataset, config.split)
     _warn_of_much_held_out(dataset, split)
     kept = kept_parts(config, bundles, dataset, split, choice.only) if choice.only else None
+    _check_cards(config, kept)
     seconds: dict[str, float] = {}
     clock = Clock(seconds)
     inputs = _prepared(config, (dataset, split), kept, progress, room)
@@ -152,6 +155,14 @@ def _train(
         raise
     writer.close()
     return Trained(bundle, report, seconds, released)
+
+
+def _check_cards(config: ProjectConfig, kept: Kept | None) -> None:
+    """Raises ConfigError for a net that wants a card which is not there, before the parts that stand ahead of it."""
+    for artifact, step in steps_of(config).items():
+        if getattr(step, "device", "") == "cuda" and not (kept and artifact in kept.parts):
+            with _named(artifact):
+                nets_module("device").chosen("cuda")
 
 
 def _warn_of_much_held_out(dataset: Dataset, split: Split) -> None:
@@ -246,16 +257,23 @@ def fit_parts(
         last = earlier.of(artifact) if earlier else None
         teacher = _teacher(config, writer) if getattr(step, "distill", 0.0) else None
         own = replace(inputs, earlier=last, journal=journal, part=at_hand, teacher=teacher)
-        try:
+        with _named(artifact):
             part = part_of(step).fit(step, own, config.train.seed)
-        except (ConfigError, DataError) as error:  # a part knows its settings, not the name of its step
-            raise type(error)(f"funnel.{artifact}: {error}") from error
         part.save(writer.folder(artifact))
         writer.done(artifact)
         beside[name] = step
         clock.lap(artifact)
         log.info("part fitted", part=artifact, seconds=round(clock.seconds[artifact], 2))
         inputs.progress(artifact, 1, 1)
+
+
+@contextmanager
+def _named(artifact: str) -> Iterator[None]:
+    """Errors inside the block name the step: a part knows its settings, not what it is called."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"funnel.{artifact}: {error}") from error
 
 
 def fitting_order(config: ProjectConfig) -> dict[str, StepConfig]:

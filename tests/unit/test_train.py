@@ -75,6 +75,21 @@ def test_an_error_of_a_part_names_its_step(feed: Project, tiny: Any, monkeypatch
         again(feed, tiny, Choice(only=("popular",)))
 
 
+def test_a_card_that_is_not_there_is_missed_before_anything_is_prepared(
+    feed: Project, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*_: Any) -> None:
+        raise AssertionError("the features are made already")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("tamis.train.prepare", too_late)
+    wanted = {"funnel.rank.steps.heads.device": "cuda"}
+    with pytest.raises(ConfigError, match=r"^funnel\.rank\.heads: device 'cuda': torch sees no graphics card"):
+        again(feed, tiny, Choice(only=("heads",)), wanted)
+    with pytest.raises(AssertionError):
+        again(feed, tiny, Choice(only=("heads",)), {"funnel.rank.steps.heads.device": "cpu"})
+
+
 def test_features_that_seldom_have_a_value_are_named_and_the_report_has_them_all(
     feed: Project, tiny: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
