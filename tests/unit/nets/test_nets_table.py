@@ -134,6 +134,21 @@ def test_weights_of_a_linear_model_have_a_rate_of_their_own_and_are_not_pulled()
     torch.testing.assert_close(nets[True].table.weight, nets[False].table.weight, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("line", [False, True])
+def test_where_all_embeddings_move_the_weights_of_a_linear_model_still_wait_for_a_batch(line: bool) -> None:
+    net = Net(9)
+    net.table.first_order = line
+    optimizer = Optimizer(net, TrainingPlan(embedding_steps="all"))
+    net.train()
+    rows = []
+    for code in (1, 2):
+        optimizer.clear()
+        net(torch.full((1, sum(WIDTHS)), code, dtype=torch.int32)).sum().backward()
+        optimizer.step()
+        rows.append(net.table.weight[1].detach().clone())
+    assert torch.equal(*rows) is line  # an embedding goes on as its moments say
+
+
 def test_threads_do_not_change_a_single_bit_of_the_update() -> None:
     codes = torch.from_numpy(np.random.default_rng(2).integers(0, 3000, (500, sum(WIDTHS))).astype(np.int32))
     tables, before = [], torch.get_num_threads()
