@@ -33,12 +33,13 @@ from tamis.artifact import (
 from tamis.assemble import ProjectConfig, TrainConfig, artifact_name, load_model, part_of, save_model
 from tamis.config import StepConfig, digest
 from tamis.data.dataset import MANIFEST, Dataset
+from tamis.data.on_disk import Room
 from tamis.data.samples import Samples
 from tamis.data.split import Split, by_time, sizes
 from tamis.errors import ArtifactError, ConfigError, DataError, TamisError
 from tamis.evaluate.offline import evaluate
 from tamis.evaluate.report import MUCH_HELD_OUT, Report
-from tamis.features.bounded import Room, prepare_bounded
+from tamis.features.bounded import prepare_bounded
 from tamis.features.coverage import seldom
 from tamis.features.inputs import Inputs, Journal, no_part
 from tamis.features.lesson import Lesson

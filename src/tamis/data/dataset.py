@@ -16,7 +16,7 @@ by column, the last value that is not null. So an attribute can be changed or ad
 whose type differs between imports has the wider type for all: truth value, whole number, number, text.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -75,6 +75,10 @@ class Events:
     def take(self, rows: NDArray[Any]) -> "Events":
         """The given rows (positions or a mask)."""
         return Events(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
     def pieces(self) -> Iterator["Events"]:
         """Them all, window by window where they lie on disk, else at once."""
@@ -257,6 +261,24 @@ class Dataset:
                     frame = frame.filter(pl.col("time") >= low, pl.col("time") < high)
                 if frame.height:
                     yield {name: frame[name].to_numpy() for name in columns}
+
+    def some(
+        self,
+        chosen: Callable[[Mapping[str, NDArray[Any]]], NDArray[np.bool_]],
+        since: float | None = None,
+        until: float | None = None,
+        *,
+        rows: int,
+    ) -> Events:
+        """The events with since ≤ time < until that are chosen, sorted by time; `rows` stored ones are read at a time.
+
+        chosen: columns of events as `pieces` gives them → [n] True for those that are kept.
+        """
+        kept = []
+        for events in self.pieces(Events.__slots__, since, until, rows=rows):
+            mask = chosen(events)
+            kept.append({name: column[mask] for name, column in events.items()})
+        return Events.joined(kept)
 
     def requests(self, since: float | None = None, until: float | None = None) -> Requests:
         """Requests with since ≤ time < until, sorted by number."""

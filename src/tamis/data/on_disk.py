@@ -6,6 +6,7 @@ A mapped file counts in an address space with all its pages, so nothing is mappe
 import os
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where a training may work. folder: empty.   bytes: of memory for the log."""
+
+    folder: Path
+    bytes: float
+
+    def rows(self, share: float, each: float) -> int:
+        """How many rows of `each` bytes a share of the memory holds."""
+        return max(1, int(self.bytes * share / each))
 
 
 class OnDisk:
@@ -102,13 +115,13 @@ class OnDisk:
 
 
 class Appender:
-    """An array on disk being written, piece by piece."""
+    """An array on disk being written, piece by piece. Its file is open only meanwhile: who fails leaves none open."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("wb")
         self._kind: tuple[np.dtype[Any], tuple[int, ...]] | None = None
         self.rows = 0
+        path.write_bytes(b"")
 
     def append(self, rows: NDArray[Any]) -> Self:
         """More rows, of the type and width of those before."""
@@ -116,7 +129,8 @@ class Appender:
         self._kind = self._kind or (rows.dtype, rows.shape[1:])
         if self._kind != (rows.dtype, rows.shape[1:]):
             raise ValueError(f"{self.path}: rows of {rows.dtype} {rows.shape[1:]}, those before are {self._kind}")
-        self._file.write(rows.tobytes())
+        with self.path.open("ab") as file:
+            file.write(rows.data)
         self.rows += len(rows)
         return self
 
@@ -127,9 +141,20 @@ class Appender:
         return [0, self.rows] if small and self.rows else []
 
     def done(self, windows: Sequence[int] | NDArray[np.int64] = ()) -> OnDisk:
-        """The array. Raises ValueError when nothing was appended, not even an empty piece."""
-        self._file.close()
+        """The array so far. Raises ValueError when nothing was appended, not even an empty piece."""
         if self._kind is None:
             raise ValueError(f"{self.path}: nothing was written")
         dtype, width = self._kind
         return OnDisk(self.path, (dtype, (self.rows, *width)), windows)
+
+
+def in_ranges(counts: NDArray[np.int64], most: float) -> list[tuple[int, int]]:
+    """Neighbouring entities in ranges of about `most` counts, one entity at least; at least one range."""
+    part = np.maximum(np.cumsum(counts) - 1, 0) // most
+    cuts = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(counts)]
+    return list(pairwise(cuts))
+
+
+def as_array(array: OnDisk) -> Any:
+    """For fields that are arrays in memory without a bound."""
+    return array

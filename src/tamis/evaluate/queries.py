@@ -157,8 +157,4 @@ def _of_some(dataset: Dataset, days: tuple[float, float], room: float, seed: int
     fit = np.cumsum(counts[drawn]) * _EVENT_BYTES <= room / 4
     chosen = np.zeros(len(counts), np.bool_)
     chosen[drawn[: max(1, int(fit.sum()))]] = True
-    kept = []
-    for events in dataset.pieces(Events.__slots__, until=until, rows=piece):
-        rows = chosen[events["user"]]
-        kept.append({name: column[rows] for name, column in events.items()})
-    return Events.joined(kept)
+    return dataset.some(lambda events: chosen[events["user"]], until=until, rows=piece)

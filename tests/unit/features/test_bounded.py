@@ -12,12 +12,12 @@ from msgspec import structs
 from tamis.assemble import PARTS
 from tamis.config import StepConfig, convert, override
 from tamis.data.dataset import Dataset
-from tamis.data.on_disk import Appender, OnDisk
+from tamis.data.on_disk import Appender, OnDisk, Room
 from tamis.data.split import by_time
 from tamis.data.tables import RawTables
 from tamis.data.write import import_tables
 from tamis.errors import ConfigError, DataError
-from tamis.features.bounded import Room, prepare_bounded
+from tamis.features.bounded import prepare_bounded
 from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
 from tamis.features.spec import FeaturesConfig
