@@ -11,35 +11,21 @@ from tamis.config import StepConfig
 from tamis.data.samples import SampleConfig
 from tamis.features.groups import ITEM, groups_of
 from tamis.features.spec import FeaturesConfig, single_codes
-from tamis.filters.blocked import BlockedConfig
-from tamis.filters.excluded import ExcludedConfig
-from tamis.filters.seen import SeenConfig
+from tamis.prerank.three_tower import ThreeTowerConfig
 from tamis.rank.fuse import FuseConfig
+from tamis.rank.light import LightRankConfig
 from tamis.rank.multitask import MultitaskConfig
-from tamis.recall.itemcf import ItemCFConfig
-from tamis.recall.newest import NewestConfig
-from tamis.recall.popular import PopularConfig
-from tamis.rerank.mmr import MmrConfig
-from tamis.rerank.rules import ScatterConfig
+from tamis.rank.rating import RatingConfig
+from tamis.recall.matrix_completion import MatrixCompletionConfig
+from tamis.recall.sequential import SequentialConfig
 from tamis.types import WATCH_HEADS
 
 Stages = Mapping[str, Any]
 """Name of a stage → its settings, in the order they run."""
 PartOf = Callable[[StepConfig], Any]
 """The class of a step's part."""
-BOUNDED: Final = (
-    PopularConfig,
-    NewestConfig,
-    ItemCFConfig,
-    SeenConfig,
-    BlockedConfig,
-    ExcludedConfig,
-    MultitaskConfig,
-    FuseConfig,
-    ScatterConfig,
-    MmrConfig,
-)
-"""Settings of the parts that can be trained on a log larger than memory; see features.bounded."""
+WHOLE_LOG: Final = (MatrixCompletionConfig, SequentialConfig, RatingConfig, LightRankConfig, ThreeTowerConfig)
+"""Settings of the parts that want all events in memory, so that no bound can hold; see features.bounded."""
 
 
 def funnel_problems(stages: Stages, part_of: PartOf, catalog: Set[str]) -> Iterator[str]:
@@ -83,9 +69,11 @@ def _whole_log_steps(stages: Stages) -> Iterator[str]:
     for stage_name, stage in stages.items():
         for name, step in stage.steps.items():
             where = f"funnel.{stage_name}.steps.{name}"
-            if not isinstance(step, BOUNDED):
+            if isinstance(step, WHOLE_LOG):
                 yield f"{where} ({step.__struct_config__.tag})"
-            elif isinstance(step, MultitaskConfig):
+            if getattr(step, "hard_share", 0.0):
+                yield f"{where}.hard_share"
+            if isinstance(step, MultitaskConfig):
                 yield from (f'{where}.heads "{head}"' for head in step.heads if head in WATCH_HEADS)
                 for setting in ("position", "search"):
                     if (value := getattr(step, setting)) != "none":

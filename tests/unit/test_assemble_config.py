@@ -236,7 +236,8 @@ def test_a_bound_of_memory_names_what_wants_the_whole_log() -> None:
     bound = {"train.memory_gib": 1.0}
     assert override(config, bound).train.memory_gib == 1.0
     for patch, wanting in (
-        ({"funnel.recall.steps.near": {"kind": "geo"}}, r"funnel\.recall\.steps\.near \(geo\) wants"),
+        ({"funnel.recall.steps.next": {"kind": "sequential"}}, r"funnel\.recall\.steps\.next \(sequential\) wants"),
+        ({"funnel.recall.steps.towers": {"kind": "two_tower", "hard_share": 0.1}}, r"towers\.hard_share wants"),
         ({LIGHT: {"kind": "three_tower"}}, r"three_tower \(three_tower\) wants"),
         ({f"{HEADS}.heads": ["click", "like", "finished"]}, r'heads\.heads "finished" wants'),
         ({f"{HEADS}.position": "tower"}, r'heads\.position = "tower" wants'),

@@ -63,6 +63,6 @@ class _Writer:
     def done(self, starts: NDArray[np.int64], limit: int, small: int) -> tuple[Timeline, Reach]:
         """starts: [users + 1] of all that is remembered.   small: an array of so few bytes is held as a whole."""
         arrays = [as_array(file.done(file.whole(small))) for file in (*self.files.values(), self.times, self.chosen)]
-        timeline = Timeline(*arrays[:3], np.append(0, np.cumsum(self.counts)))
+        timeline = Timeline(arrays[0], arrays[1], arrays[2], np.append(0, np.cumsum(self.counts)))
         none: Any = np.empty(0)  # of all that a live timeline holds only times are asked for
         return timeline, Reach(Timeline(none, none, arrays[3], starts), arrays[4], limit)

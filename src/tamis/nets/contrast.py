@@ -83,6 +83,7 @@ def learn(towers: Towers, inputs: Inputs, plan: ContrastPlan, seed: int) -> Repo
         progress=inputs.progress,
         streams=maker.streams,
         journal=inputs.journal,
+        pieces=inputs.pieces,
     )
     return train(towers, problem, without_judge(plan.training, len(judge.requests)), seed)
 
@@ -115,7 +116,6 @@ class BatchMaker:
 
     def __init__(self, inputs: Inputs, drawer: Drawer, plan: ContrastPlan, seed: int) -> None:
         self.inputs, self.drawer, self.plan = inputs, drawer, plan
-        self.kinds = _kinds(inputs.train, plan.positives) if plan.objectives else np.empty((0, 0), np.bool_)
         self.ids = IdHider(inputs, plan.training.unknown_share, seed)
         hard = inputs.earlier.dropped() if plan.hard_share and inputs.earlier else None
         self.hard = HardDraws(hard, plan.hard_negatives, seed) if hard else None
@@ -152,17 +152,19 @@ class BatchMaker:
         """(row of the user's vector that is taught, which positive of the draw it is taught by), pair by pair."""
         if not self.plan.objectives:
             return draw.request_of, np.arange(len(draw.request_of))
-        positive, kind = np.nonzero(self.kinds[draw.row])
-        return draw.request_of[positive] * self.kinds.shape[1] + kind, positive
+        positive, kind = np.nonzero(_kinds(self.inputs.train, draw.row, self.plan.positives))
+        return draw.request_of[positive] * len(self.plan.positives) + kind, positive
 
 
-def _kinds(samples: Samples, actions: tuple[str, ...]) -> NDArray[np.bool_]:
-    """[n, actions] True where the row carries the action."""
-    return np.stack([samples.labels.get(name, np.zeros(len(samples.item))) > 0 for name in actions], 1)
+def _kinds(samples: Samples, rows: NDArray[np.int64], actions: tuple[str, ...]) -> NDArray[np.bool_]:
+    """[p, actions] True where the row carries the action."""
+    none = np.zeros(len(rows), np.bool_)
+    return np.stack([samples.labels[name][rows] > 0 if name in samples.labels else none for name in actions], 1)
 
 
 def _check_objectives(samples: Samples, actions: tuple[str, ...]) -> None:
     """Raises ConfigError for an action that no row carries: a vector that nothing teaches would be searched for."""
-    never = [name for name in actions if not samples.labels.get(name, np.zeros(1)).any()]
+    did = {name for labels in samples.label_pieces() for name in actions if name in labels and labels[name].any()}
+    never = [name for name in actions if name not in did]
     if len(samples.item) and never:
         raise ConfigError(f"objectives: nobody did {never} in the training rows; leave it out of positives")

@@ -134,6 +134,7 @@ def fit_deep_retrieval(inputs: Inputs, plan: DeepPlan, seed: int, folder: Path) 
         judge=rounds.turn,
         name="deep retrieval",
         progress=inputs.progress,
+        pieces=inputs.pieces,
     )
     report = train(net, problem, without_judge(plan.contrast.training, len(rounds.asked)), seed)
     export_user_tower(towers, inputs.layout, folder)

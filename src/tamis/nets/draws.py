@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.data.known import known_pairs
 from tamis.data.picks import ranges
 from tamis.data.samples import Samples
 from tamis.errors import ConfigError
@@ -40,14 +41,17 @@ class Draw:
     hard: NDArray[np.int64]  # [r, h] columns of the request's hard negatives, −1 = none; never one that is known
 
 
-def acted_rows(samples: Samples, actions: Sequence[str]) -> NDArray[np.bool_]:
-    """[n] True for the rows that carry one of the actions. Raises ConfigError when the data knows none of them."""
-    there = [samples.labels[name] for name in actions if name in samples.labels]
-    if not there:
-        if not len(samples.item):
-            return np.zeros(0, np.bool_)
+def acted_rows(samples: Samples, actions: Sequence[str]) -> NDArray[np.int64]:
+    """[p] the rows that carry one of the actions, ascending. Raises ConfigError when the data knows none of them."""
+    there = [name for name in actions if name in samples.labels]
+    if not there and len(samples.item):
         raise ConfigError(f"positives {list(actions)}: the training rows only have {sorted(samples.labels)}")
-    return np.asarray(np.any([label > 0 for label in there], axis=0))
+    rows, before = [np.empty(0, np.int64)], 0
+    for labels in samples.label_pieces() if there else ():
+        acted = np.any([labels[name] > 0 for name in there], axis=0)
+        rows.append(before + np.flatnonzero(acted))
+        before += len(acted)
+    return np.concatenate(rows)
 
 
 def draw_probabilities(counts: NDArray[np.int64], exponent: float) -> NDArray[np.float64]:
@@ -118,28 +122,28 @@ class Drawer:
     def __init__(
         self,
         samples: Samples,
-        positive: NDArray[np.bool_],
+        positive: NDArray[np.int64],
         since: NDArray[np.float64],
         extra: tuple[int, float],
         seed: int,
     ) -> None:
-        """since: [i] when each item came to be there.
+        """positive: [p] rows, ascending.   since: [i] when each item came to be there.
 
         extra: items drawn besides each batch's own, and the exponent of `draw_probabilities`.
         """
         self.samples = samples
         self.since = since
         items = len(since)
-        self.rows = np.flatnonzero(positive)
+        self.rows = positive
         self.starts = np.searchsorted(self.rows, samples.first)  # [r + 1] positives of request j are starts[j:j + 2]
-        self._there = np.flatnonzero(since <= samples.time.max(initial=-np.inf))
+        self._there = np.flatnonzero(since <= np.asarray(samples.time).max(initial=-np.inf))
         self.extra, exponent = extra if len(self._there) else (0, 0.0)
         counts = np.bincount(samples.item[self.rows], minlength=items)
         self._positive_share = counts / max(1, counts.sum())
         self._extra_share = np.zeros(items)
         self._extra_share[self._there] = draw_probabilities(counts[self._there], exponent)
         self._cumulative = np.cumsum(self._extra_share[self._there])
-        self._known = _Pairs(samples, items)
+        self._known = known_pairs(samples, items)
         self._column = np.full(items, -1, np.int64)
         self._random = np.random.default_rng(seed)
 
@@ -190,34 +194,9 @@ class Drawer:
 
     def _mask(self, requests: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
         self._column[items] = np.arange(len(items))
-        mask = self.since[items] > self.samples.time[requests, None]
-        row, item = self._known.of(self.samples.user[requests])
+        mask = self.since[items] > self.samples.time[requests][:, None]
+        row, item = self._known.of_users(self.samples.user[requests])
         column = self._column[item]
         mask[row[column >= 0], column[column >= 0]] = True
         self._column[items] = -1
         return mask
-
-
-class _Pairs:
-    """All (user, item) pairs that the samples and the histories behind them hold."""
-
-    def __init__(self, samples: Samples, items: int) -> None:
-        timeline = samples.timeline
-        owner = np.repeat(np.arange(len(timeline.starts) - 1), np.diff(timeline.starts))
-        end = samples.time.max() if len(samples) else -np.inf
-        past = timeline.time < end  # what came later must not shape the training
-        shown = np.repeat(samples.user, np.diff(samples.first)).astype(np.int64) * items + samples.item
-        done = owner[past] * items + timeline.item[past]
-        before = samples.before[0].astype(np.int64) * items + samples.before[1]
-        pairs = np.sort(np.concatenate([shown, done, before]))  # np.unique hashes, which is slow for such keys
-        pairs = pairs[np.diff(pairs, prepend=-1) != 0]
-        users = max(int(samples.user.max(initial=-1)) + 1, len(timeline.starts) - 1)  # `before` has no others
-        self._item = pairs % max(1, items)
-        self._starts = np.searchsorted(pairs, np.arange(users + 1) * items)
-
-    def of(self, users: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(position in `users`, item) of every known pair."""
-        begin = self._starts[users]
-        counts = self._starts[users + 1] - begin
-        row = np.repeat(np.arange(len(users)), counts)
-        return row, self._item[ranges(begin, counts)]

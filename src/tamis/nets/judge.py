@@ -52,7 +52,7 @@ class RecallJudge:
 def positives_of(samples: Samples, plan: ContrastPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(positive rows, [r + 1] where each request's begin); none when the samples lack the actions."""
     known = any(name in samples.labels for name in plan.positives)
-    rows = np.flatnonzero(acted_rows(samples, plan.positives)) if known else np.empty(0, np.int64)
+    rows = acted_rows(samples, plan.positives) if known else np.empty(0, np.int64)
     return rows, np.searchsorted(rows, samples.first)
 
 

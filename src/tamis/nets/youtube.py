@@ -93,6 +93,7 @@ def fit_youtube(
         progress=inputs.progress,
         streams=maker.streams,
         journal=inputs.journal,
+        pieces=inputs.pieces,
     )
     report = train(net, problem, without_judge(plan.training, len(judge.requests)), seed)
     _export(net, inputs, folder)
@@ -105,7 +106,7 @@ def examples_of(samples: Samples, plan: YoutubePlan, seed: int) -> tuple[NDArray
 
     So that the few who watch most do not make up the loss.
     """
-    rows = np.flatnonzero(acted_rows(samples, plan.positives))
+    rows = acted_rows(samples, plan.positives)
     request = np.searchsorted(samples.first, rows, "right") - 1
     if plan.user_examples:
         order = np.random.default_rng((seed, 5)).permutation(len(rows))
@@ -125,7 +126,8 @@ def batch_loss(net: YoutubeNet, batch: YoutubeBatch, plan: YoutubePlan) -> Tenso
 
 def _ages(samples: Samples) -> NDArray[np.float32]:
     """[r, 1] days from each request to the last one."""
-    days: NDArray[np.float64] = (samples.time.max(initial=-np.inf) - samples.time[:, None]) / _DAY_SECONDS
+    time = np.asarray(samples.time)
+    days: NDArray[np.float64] = (time.max(initial=-np.inf) - time[:, None]) / _DAY_SECONDS
     return days.astype(np.float32)
 
 
@@ -176,7 +178,7 @@ class _Judge:
     def __init__(self, inputs: Inputs, items: NDArray[np.int64], plan: YoutubePlan) -> None:
         samples, self.k = inputs.valid, plan.judge_k
         known = any(name in samples.labels for name in plan.positives)
-        rows = np.flatnonzero(acted_rows(samples, plan.positives)) if known else np.empty(0, np.int64)
+        rows = acted_rows(samples, plan.positives) if known else np.empty(0, np.int64)
         rows = rows[np.isin(samples.item[rows], items)]
         self.inputs, self.target = inputs, np.searchsorted(items, samples.item[rows])
         self.starts, self.count = np.searchsorted(rows, samples.first), len(items)

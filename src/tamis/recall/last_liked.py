@@ -13,7 +13,7 @@ def last_liked(inputs: Inputs, interest: csr_matrix, most: int) -> Neighbours:
 
     interest: [users, items] what `inputs.interest()` gives.
     """
-    chosen = np.isin(inputs.events.action, [ACTION_CODE[name] for name in inputs.interest_actions])
+    chosen = np.isin(np.asarray(inputs.events.action), [ACTION_CODE[name] for name in inputs.interest_actions])
     pair = inputs.events.user[chosen].astype(np.int64) * interest.shape[1] + inputs.events.item[chosen]
     age = np.unique(pair[::-1], return_index=True)[1]  # of the pairs in the order of the matrix: 0 = the newest event
     lengths = np.diff(interest.indptr)

@@ -15,7 +15,7 @@ from tamis.nets.session import Session
 
 def last_requests(samples: Samples, most: int) -> NDArray[np.int64]:
     """[≤ most] positions, ascending, of the last requests of some users at equal distances by their numbers."""
-    _, back = np.unique(samples.user[::-1], return_index=True)
+    _, back = np.unique(np.asarray(samples.user)[::-1], return_index=True)
     return np.sort(len(samples) - 1 - evenly(back, most))
 
 
