@@ -220,7 +220,7 @@ class ProjectConfig(Config, frozen=True):
             *impossible_numbers(self),
             *funnel_problems(stages_of(self.funnel), part_of, single_columns(self.features)),
             *searches_amiss(stages_of(self.funnel), self.features, self.state.timeline_limit),
-            *(whole_logs(stages_of(self.funnel), self.features, self.samples) if self.train.memory_gib else ()),
+            *(whole_logs(stages_of(self.funnel), self.features) if self.train.memory_gib else ()),
         ):
             raise ValueError(problem)
 

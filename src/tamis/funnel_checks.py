@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any, Final
 
 from tamis.config import StepConfig
-from tamis.data.samples import SampleConfig
 from tamis.features.groups import ITEM, groups_of
 from tamis.features.spec import FeaturesConfig, single_codes
-from tamis.prerank.three_tower import ThreeTowerConfig
 from tamis.rank.fuse import FuseConfig
-from tamis.rank.light import LightRankConfig
 from tamis.rank.multitask import MultitaskConfig
 from tamis.rank.rating import RatingConfig
 from tamis.recall.matrix_completion import MatrixCompletionConfig
@@ -24,7 +21,7 @@ Stages = Mapping[str, Any]
 """Name of a stage → its settings, in the order they run."""
 PartOf = Callable[[StepConfig], Any]
 """The class of a step's part."""
-WHOLE_LOG: Final = (MatrixCompletionConfig, SequentialConfig, RatingConfig, LightRankConfig, ThreeTowerConfig)
+WHOLE_LOG: Final = (MatrixCompletionConfig, SequentialConfig, RatingConfig)
 """Settings of the parts that want all events in memory, so that no bound can hold; see features.bounded."""
 
 
@@ -57,12 +54,10 @@ def searches_amiss(stages: Stages, features: FeaturesConfig, timeline_limit: int
                 yield f"{where}.search_field: {step.search_field!r} is no item feature of one code, of {fields}"
 
 
-def whole_logs(stages: Stages, features: FeaturesConfig, samples: SampleConfig) -> Iterator[str]:
+def whole_logs(stages: Stages, features: FeaturesConfig) -> Iterator[str]:
     """Steps and features that want the whole log in memory, where train.memory_gib bounds it."""
     for wanting in (*_whole_log_steps(stages), *_whole_log_features(features)):
         yield f"train.memory_gib: {wanting} wants the whole log in memory; leave it out, or set memory_gib = 0"
-    if samples.keep_negatives < 1:
-        yield "train.memory_gib: samples.keep_negatives wants the whole log in memory; set it to 1, or memory_gib = 0"
 
 
 def _whole_log_steps(stages: Stages) -> Iterator[str]:
@@ -71,8 +66,7 @@ def _whole_log_steps(stages: Stages) -> Iterator[str]:
             where = f"funnel.{stage_name}.steps.{name}"
             if isinstance(step, WHOLE_LOG):
                 yield f"{where} ({step.__struct_config__.tag})"
-            if getattr(step, "hard_share", 0.0):
-                yield f"{where}.hard_share"
+            yield from (f"{where}.{setting}" for setting in ("hard_share", "distill") if getattr(step, setting, 0.0))
             if isinstance(step, MultitaskConfig):
                 yield from (f'{where}.heads "{head}"' for head in step.heads if head in WATCH_HEADS)
                 for setting in ("position", "search"):

@@ -39,7 +39,7 @@ from tamis.data.split import Split, by_time, sizes
 from tamis.errors import ArtifactError, ConfigError, DataError, TamisError
 from tamis.evaluate.offline import evaluate
 from tamis.evaluate.report import MUCH_HELD_OUT, Report
-from tamis.features.bounded import prepare_bounded
+from tamis.features.bounded import Bound, prepare_bounded
 from tamis.features.coverage import seldom
 from tamis.features.inputs import Inputs, Journal, no_part
 from tamis.features.lesson import Lesson
@@ -192,7 +192,9 @@ def _prepared(
     configs = (config.features, config.samples, config.train.interest_actions)
     encoder = kept.model.encoder if kept else None
     if room:
-        return prepare_bounded(dataset, moment, configs, (config.state, room), encoder, progress)
+        unshown = tuple(sorted({getattr(step, "unshown", 0) for step in steps_of(config).values()} - {0}))
+        bound = Bound(config.state, room, unshown, config.train.seed)
+        return prepare_bounded(dataset, moment, configs, bound, encoder, progress)
     return prepare(dataset, moment, configs, config.state, encoder, progress)
 
 

@@ -1,4 +1,4 @@
-"""Who has met what: (user, item) pairs, each once, in memory or in files where a log is larger than that."""
+"""Who has met what: (user, item) pairs, each once, in memory or in a file where a log is larger than that."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from tamis.data.attribution import rank_before
 from tamis.data.on_disk import Appender, OnDisk, as_array, in_ranges
 from tamis.data.picks import ranges
-from tamis.data.samples import Samples
 
 Pairs = Iterator[tuple[NDArray[Any], NDArray[Any]]]
 """Users and items [n] of some pairs at a time, in any order, a pair perhaps more than once."""
@@ -31,7 +30,7 @@ class KnownPairs:
     @staticmethod
     def of(user: NDArray[Any], item: NDArray[Any], users: int, items: int) -> "KnownPairs":
         """From users and items [n] below `users` and `items`."""
-        pairs = _distinct(user.astype(np.int64) * items + item)
+        pairs = distinct(user.astype(np.int64) * items + item)
         starts = np.searchsorted(pairs, np.arange(users + 1) * items)
         return KnownPairs((pairs % max(1, items)).astype(np.int32), starts)
 
@@ -57,7 +56,7 @@ class KnownPairs:
                 file.append(keys[ends[number] : ends[number + 1]])
         out, lengths = Appender(path).append(np.empty(0, np.int32)), np.zeros(users, np.int64)
         for file in buckets:
-            keys = _distinct(np.asarray(file.done()) if file.rows else np.empty(0, np.int64))
+            keys = distinct(np.asarray(file.done()) if file.rows else np.empty(0, np.int64))
             file.path.unlink()
             out.append((keys % max(1, items)).astype(np.int32))
             lengths += np.bincount(keys // max(1, items), minlength=users)
@@ -68,15 +67,17 @@ class KnownPairs:
         begin = self.starts[users]
         counts = self.starts[users + 1] - begin
         row = np.repeat(np.arange(len(users)), counts)
-        if not isinstance(self.item, OnDisk):
-            return row, self.item[ranges(begin, counts)]
+        item: Any = self.item
+        if not isinstance(item, OnDisk):
+            return row, item[ranges(begin, counts)]
         runs = zip(begin.tolist(), (begin + counts).tolist(), strict=True)
-        return row, np.concatenate([np.empty(0, np.int32), *(self.item[start:end] for start, end in runs)])
+        return row, np.concatenate([np.empty(0, np.int32), *(item[start:end] for start, end in runs)])
 
     def has(self, users: NDArray[Any], items: NDArray[Any]) -> NDArray[np.bool_]:
         """[n] True where user and item have met."""
-        if not isinstance(self.item, OnDisk):
-            return _among(self.item, self.starts[users], self.starts[users + 1], items)
+        stored: Any = self.item
+        if not isinstance(stored, OnDisk):
+            return _among(stored, self.starts[users], self.starts[users + 1], items)
         asking, back = np.unique(users, return_inverse=True)
         out = np.zeros(len(users), np.bool_)
         for first, last in in_ranges(self.starts[asking + 1] - self.starts[asking], self.most):
@@ -88,39 +89,7 @@ class KnownPairs:
         return out
 
 
-def known_pairs(samples: Samples, items: int) -> KnownPairs:
-    """All pairs that the samples and the histories behind them hold. Beside the samples where those lie on disk."""
-    timeline, shown = samples.timeline, samples.item
-    users = len(timeline.starts) - 1
-    if isinstance(shown, OnDisk):
-        most = int(np.diff(shown.windows).max(initial=1))
-        file = shown.path.with_name(f"{shown.path.name}.known")
-        return KnownPairs.on_disk(lambda: _pieces(samples, most), users, items, (file, most))
-    pieces = list(_pieces(samples, max(1, len(shown), len(timeline.item))))
-    user, item = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
-    return KnownPairs.of(user, item, max(int(user.max(initial=-1)) + 1, users), items)
-
-
-def _pieces(samples: Samples, most: int) -> Pairs:
-    """The pairs of about `most` rows at a time."""
-    counts = np.diff(samples.first)
-    end = -np.inf
-    for first, last in in_ranges(counts, most):
-        rows = slice(int(samples.first[first]), int(samples.first[last]))
-        end = max(end, float(samples.time[first:last].max(initial=-np.inf)))
-        yield np.repeat(samples.user[first:last], counts[first:last]), samples.item[rows]
-    timeline = samples.timeline
-    for start in range(0, len(timeline.item), most):
-        part = slice(start, start + most)
-        past = timeline.time[part] < end  # what came later must not shape the training
-        owner = np.searchsorted(timeline.starts, np.arange(*part.indices(len(timeline.item))), "right") - 1
-        yield owner[past], timeline.item[part][past]
-    gone_user, gone_item = samples.before
-    for start in range(0, len(gone_user), most):
-        yield gone_user[start : start + most], gone_item[start : start + most]
-
-
-def _distinct(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+def distinct(keys: NDArray[np.int64]) -> NDArray[np.int64]:
     """The distinct keys, ascending. (np.unique hashes, and clustered keys such as these make it 50 times slower.)"""
     keys = np.sort(keys)
     return np.asarray(keys[np.diff(keys, prepend=-1) != 0])

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.data.dataset import Events
+from tamis.data.known import KnownPairs, distinct
 
 _ROUNDS: Final = 30
 
@@ -51,7 +52,12 @@ class Popularity:
         published: [i] seconds, NaN = unknown.
         """
         since = there_since(events, published)
-        weight = (np.bincount(events.item, minlength=len(since)) + 1.0) ** power
+        return Popularity.of_counts(np.bincount(events.item, minlength=len(since)), since, power)
+
+    @staticmethod
+    def of_counts(counts: NDArray[np.int64], since: NDArray[np.float64], power: float) -> "Popularity":
+        """From the events of each item [i], and when it came to be there, inf = never."""
+        weight = (counts + 1.0) ** power
         order = np.argsort(since, kind="stable")
         return Popularity(order, since[order], np.cumsum(weight[order]))
 
@@ -72,21 +78,30 @@ class Popularity:
         return odds.astype(np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What negatives are drawn by. met: who has an event with what anywhere in the log."""
+
+    popularity: Popularity
+    met: KnownPairs
+
+    @staticmethod
+    def of(events: Events, published: NDArray[np.float64], power: float) -> "Drawing":
+        """From a whole log; see `Popularity.of`."""
+        popularity = Popularity.of(events, published, power)
+        users = int(events.user.max(initial=-1)) + 1
+        return Drawing(popularity, KnownPairs.of(events.user, events.item, users, len(popularity.item)))
+
+
 def draw_negatives(
-    users: NDArray[np.int32],
-    times: NDArray[np.float64],
-    events: Events,
-    popularity: Popularity,
-    count: int,
-    seed: int,
+    users: NDArray[np.int32], times: NDArray[np.float64], drawing: Drawing, count: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Up to `count` negatives for each of q requests: (the request's place in `users`, item), by request.
 
     Same seed, same draws.
     """
-    generator = np.random.default_rng(seed)
+    generator, popularity = np.random.default_rng(seed), drawing.popularity
     items = len(popularity.item)
-    met = _distinct(events.user.astype(np.int64) * items + events.item)
     owner = np.repeat(np.arange(len(users), dtype=np.int64), count)
     found = np.empty(0, np.int64)  # owner · items + item, ascending
     for _ in range(_ROUNDS):
@@ -94,17 +109,11 @@ def draw_negatives(
             break
         item = popularity.draw(times[owner], generator.random(len(owner)))
         pair = owner * items + item
-        good = (item >= 0) & ~_has(met, users[owner].astype(np.int64) * items + item) & ~_has(found, pair)
-        found = _distinct(np.concatenate([found, pair[good]]))
+        good = (item >= 0) & ~drawing.met.has(users[owner], item) & ~_has(found, pair)
+        found = distinct(np.concatenate([found, pair[good]]))
         missing = count - np.bincount(found // items, minlength=len(users))
         owner = np.repeat(np.arange(len(users), dtype=np.int64), missing)
     return found // items, (found % items).astype(np.int32)
-
-
-def _distinct(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The distinct keys, ascending. (np.unique hashes, and clustered keys such as these make it 50 times slower.)"""
-    keys = np.sort(keys)
-    return np.asarray(keys[np.diff(keys, prepend=-1) != 0])
 
 
 def _has(ascending: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -55,10 +55,10 @@ class OnDisk:
         return np.asarray(self._read(0, len(self)), dtype)
 
     def __getitem__(self, rows: Any) -> Any:
-        """The rows of an index, a slice that goes forward, a mask or an array of places of any shape."""
+        """The rows of an index, a slice, a mask or an array of places of any shape."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
-            return self._read(start, max(start, stop))[::step]
+            return self._read(start, max(start, stop)) if step == 1 else self[np.arange(start, stop, step)]
         if not isinstance(rows, np.ndarray):
             return self._read(int(rows), int(rows) + 1)[0]
         places = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.ravel().astype(np.int64, copy=False)

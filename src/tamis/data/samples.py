@@ -25,7 +25,7 @@ from tamis.data.attribution import (
     rank_before,
 )
 from tamis.data.dataset import Events, Requests
-from tamis.data.negatives import Popularity, draw_negatives
+from tamis.data.negatives import Drawing, draw_negatives
 from tamis.data.on_disk import OnDisk
 from tamis.types import ACTION_CODE, ACTIONS, Action
 
@@ -223,7 +223,7 @@ class Log:
     """What samples are made of: all that was logged up to some moment.
 
     events must reach as far as labels may; nothing later than the end of training for training samples.
-    reach: None = histories begin with the log.
+    reach: None = histories begin with the log.   drawing: what negatives are drawn by; None = as the events say.
     """
 
     events: Events
@@ -231,6 +231,7 @@ class Log:
     timeline: Timeline
     published: NDArray[np.float64]  # [i] publish times in seconds, NaN = unknown; only for logs without impressions
     reach: Reach | None = None
+    drawing: Drawing | None = None
 
 
 def build_samples(log: Log, since: float, until: float, config: SampleConfig, seed: int = 0) -> Samples:
@@ -254,11 +255,11 @@ def build_samples(log: Log, since: float, until: float, config: SampleConfig, se
     labels = label_columns(log.events, target, len(rows), _label_names(log.events, config))
     if not sampled or not len(rows):
         return _grouped(rows, labels, log)
-    popularity = Popularity.of(log.events, log.published, config.popularity_power)
-    rows, labels = _with_negatives(rows, labels, log.events, popularity, (config.negatives, seed))
+    drawing = log.drawing or Drawing.of(log.events, log.published, config.popularity_power)
+    rows, labels = _with_negatives(rows, labels, drawing, (config.negatives, seed))
     samples = _grouped(rows, labels, log)
     if config.popularity_power:
-        samples = replace(samples, log_odds=popularity.log_odds(rows.item, rows.page_time))
+        samples = replace(samples, log_odds=drawing.popularity.log_odds(rows.item, rows.page_time))
     return samples
 
 
@@ -282,10 +283,10 @@ def _label_names(events: Events, config: SampleConfig) -> list[str]:
 
 
 def _with_negatives(
-    rows: Rows, labels: dict[str, NDArray[np.float32]], events: Events, popularity: Popularity, draw: tuple[int, int]
+    rows: Rows, labels: dict[str, NDArray[np.float32]], drawing: Drawing, draw: tuple[int, int]
 ) -> tuple[Rows, dict[str, NDArray[np.float32]]]:
     """Rows and labels with the negatives of each row's request among them. draw: how many for each, seed."""
-    owner, item = draw_negatives(rows.user, rows.page_time, events, popularity, *draw)
+    owner, item = draw_negatives(rows.user, rows.page_time, drawing, *draw)
     negatives = rows.take(owner)
     mixed = Rows(*(np.concatenate([getattr(rows, name), getattr(negatives, name)]) for name in Rows.__slots__))
     mixed.item[len(rows) :] = item

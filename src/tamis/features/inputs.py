@@ -14,6 +14,7 @@ from tamis.data.dataset import Events
 from tamis.data.negatives import there_since
 from tamis.data.picks import ranges
 from tamis.data.samples import Reach, Samples, Timeline
+from tamis.data.unshown import with_unshown
 from tamis.errors import ConfigError
 from tamis.features.batch import NetBatch
 from tamis.features.earlier import Earlier
@@ -59,6 +60,15 @@ class Journal:
 NO_JOURNAL: Final = Journal()
 
 
+@dataclass(frozen=True, slots=True)
+class MoreRows:
+    """The samples with some rows more in each request that it did not show; see `data.unshown`. pieces: of `Inputs`."""
+
+    train: Samples
+    valid: Samples
+    pieces: NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The training period.
@@ -77,6 +87,8 @@ class Inputs:
     first_seen: [items] when each item's first event was, inf = never; None = as `events` say.
     pieces: [p + 1] the training requests at which pieces begin that a net reads one after the other, the number of
     requests last; None = all are one piece.
+
+    more: how many rows were drawn into each request → the samples with them, where they had to be made with the rest.
 
     Under a bound of memory (`features.bounded`) `events` are those of `interest_actions` alone, and they, `train`
     (without its context) and its sides lie on disk.
@@ -102,6 +114,7 @@ class Inputs:
     reach: Reach | None = None
     first_seen: NDArray[np.float64] | None = None
     pieces: NDArray[np.int64] | None = None
+    more: Mapping[int, MoreRows] = field(default_factory=dict)
     _sides: dict[int, tuple[Samples, Sides]] = field(default_factory=dict)
     _kinds: dict[tuple[int, int], tuple[Timeline, NDArray[np.int32]]] = field(default_factory=dict)
 
@@ -155,6 +168,13 @@ class Inputs:
     def with_samples(self, train: Samples, valid: Samples) -> "Inputs":
         """The same inputs with other samples, and a cache of sides of their own."""
         return replace(self, train=train, valid=valid, _sides={})
+
+    def with_unshown(self, count: int, seed: int) -> "Inputs":
+        """The same inputs with `count` rows more in each request, which nobody was shown; see `data.unshown`."""
+        if made := self.more.get(count):
+            return replace(self, train=made.train, valid=made.valid, pieces=made.pieces)
+        parts = (with_unshown(samples, self.since, count, seed) for samples in (self.train, self.valid))
+        return self.with_samples(*parts)
 
     def kinds(self, timeline: Timeline, column: int) -> NDArray[np.int32]:
         """[t] the code of each entry's item in a column of the items' codes, gathered at the first call and kept."""

@@ -1,5 +1,6 @@
 """Samples and their sides being put on disk, stretch by stretch, and read back in windows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,12 +13,15 @@ from tamis.data.samples import Samples
 from tamis.features.inputs import Inputs, Sides
 
 _OF_REQUESTS: Final = ("user", "time", "scene", "history_start", "history_end")
-_OF_ROWS: Final = ("item", "position")
+_OF_ROWS: Final = ("item", "position", "log_odds", "spared")  # the last two only where there are some
+
+Rows = Mapping[int, tuple[Samples, Sides]]
+"""How many rows were drawn into each request → the samples with them and their sides; under 0 as they were shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a shelf holds. pieces: see `Inputs.pieces`."""
+    """Samples from a shelf. pieces: see `Inputs.pieces`."""
 
     samples: Samples
     sides: Sides
@@ -26,53 +30,66 @@ class Stored:
     def in_memory(self) -> "Stored":
         """The same, read as a whole."""
         samples, sides = self.samples, self.sides
-        arrays: dict[str, Any] = {name: np.asarray(getattr(samples, name)) for name in (*_OF_REQUESTS, *_OF_ROWS)}
+        there = [name for name in (*_OF_REQUESTS, *_OF_ROWS) if getattr(samples, name) is not None]
+        arrays: dict[str, Any] = {name: np.asarray(getattr(samples, name)) for name in there}
         labels = {name: np.asarray(label) for name, label in samples.labels.items()}
         user = replace(sides.user, codes=np.asarray(sides.user.codes), dense=np.asarray(sides.user.dense))
         return Stored(replace(samples, **arrays, labels=labels), Sides(user, np.asarray(sides.dynamic)), self.pieces)
 
 
 class Shelf:
-    """Files beside each other whose names begin with that of `path`."""
+    """Files beside each other whose names begin with that of `path`; what is of requests is there once for all rows."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.files: dict[str, Appender] = {}
-        self.counts: list[NDArray[np.int32]] = []
-        self.scenes: dict[str, int] = {}
-        self.labels: list[str] = []
+        self._path = path
+        self._files: dict[str, Appender] = {}
+        self._counts: dict[int, list[NDArray[np.int32]]] = {}
+        self._scenes: dict[str, int] = {}
+        self._labels: dict[int, list[str]] = {}
+        self._keep = 1.0
 
-    def append(self, samples: Samples, sides: Sides) -> None:
+    def append(self, rows: Rows) -> None:
         """Those of one stretch more."""
-        codes = np.array([self.scenes.setdefault(name, len(self.scenes)) for name in samples.scenes], np.int32)
-        samples = replace(samples, scene=codes[samples.scene])
-        self.labels = list(samples.labels)
-        self.counts.append(np.diff(samples.first).astype(np.int32))
-        arrays = {name: getattr(samples, name) for name in (*_OF_REQUESTS, *_OF_ROWS)}
-        arrays.update({f"label.{name}": label for name, label in samples.labels.items()})
-        arrays.update(codes=sides.user.codes, dense=sides.user.dense, dynamic=sides.dynamic)
-        for name, array in arrays.items():
-            if name not in self.files:
-                self.files[name] = Appender(self.path.with_name(f"{self.path.name}.{name}"))
-            self.files[name].append(array)
+        samples, sides = rows[0]
+        codes = np.array([self._scenes.setdefault(name, len(self._scenes)) for name in samples.scenes], np.int32)
+        self._write("", {name: getattr(samples, name) for name in _OF_REQUESTS} | {"scene": codes[samples.scene]})
+        self._write("", {"codes": sides.user.codes, "dense": sides.user.dense})
+        self._write("gone.", dict(zip(("user", "item"), samples.before, strict=True)))
+        self._keep = samples.keep_negatives
+        for count, (more, of_more) in rows.items():
+            self._labels[count] = list(more.labels)
+            self._counts.setdefault(count, []).append(np.diff(more.first).astype(np.int32))
+            arrays = {name: value for name in _OF_ROWS if (value := getattr(more, name)) is not None}
+            self._write(f"{count}.", {**arrays, "dynamic": of_more.dynamic})
+            self._write(f"{count}.label.", more.labels)
 
-    def done(self, inputs: Inputs, window: int) -> Stored:
-        """All of them, in windows of about so many rows; without any, those that `inputs` has."""
-        if not self.counts:
-            return Stored(inputs.train, inputs.sides(inputs.train), np.zeros(1, np.int64))
-        first = np.append(0, np.cumsum(np.concatenate(self.counts, dtype=np.int64)))
+    def done(self, inputs: Inputs, window: int, count: int = 0) -> Stored:
+        """All samples with so many rows drawn, in windows of about so many rows; without any, those of `inputs`."""
+        if not self._counts:
+            none = inputs.with_unshown(count, 0).train if count else inputs.train
+            return Stored(none, inputs.sides(none), np.zeros(1, np.int64))
+        first = np.append(0, np.cumsum(np.concatenate(self._counts[count], dtype=np.int64)))
         pieces = np.concatenate([[0], np.flatnonzero(np.diff(first[:-1] // window)) + 1, [len(first) - 1]])
-        of_rows = {*_OF_ROWS, "dynamic", *(f"label.{name}" for name in self.labels)}
-        made: dict[str, Any] = {
-            name: as_array(file.done(first[pieces] if name in of_rows else pieces)) for name, file in self.files.items()
-        }
+        rows = {name: self._read(f"{count}.{name}", first[pieces]) for name in (*_OF_ROWS, "dynamic")}
         samples = replace(
             inputs.train,
-            **{name: made[name] for name in (*_OF_REQUESTS, *_OF_ROWS)},
-            scenes=tuple(self.scenes),
+            **{name: self._read(name, pieces) for name in _OF_REQUESTS},
+            **{name: rows[name] for name in _OF_ROWS},
+            scenes=tuple(self._scenes),
             first=first,
-            labels={name: made[f"label.{name}"] for name in self.labels},
+            labels={name: self._read(f"{count}.label.{name}", first[pieces]) for name in self._labels[count]},
+            before=(self._read("gone.user"), self._read("gone.item")),
+            keep_negatives=self._keep,
         )
         user = inputs.users.take(np.empty(0, np.int64))
-        sides = Sides(replace(user, codes=made["codes"], dense=made["dense"]), made["dynamic"])
-        return Stored(samples, sides, pieces)
+        user = replace(user, codes=self._read("codes", pieces), dense=self._read("dense", pieces))
+        return Stored(samples, Sides(user, rows["dynamic"]), pieces)
+
+    def _write(self, prefix: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        for name, array in arrays.items():
+            if prefix + name not in self._files:
+                self._files[prefix + name] = Appender(self._path.with_name(f"{self._path.name}.{prefix}{name}"))
+            self._files[prefix + name].append(array)
+
+    def _read(self, name: str, windows: NDArray[np.int64] | tuple[int, ...] = ()) -> Any:
+        return as_array(self._files[name].done(windows)) if name in self._files else None

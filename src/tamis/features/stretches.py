@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tamis.data.attribution import answers_since
 from tamis.data.dataset import DAY_SECONDS, Dataset, Events
-from tamis.data.on_disk import Room
+from tamis.data.negatives import Drawing
 from tamis.data.overview import Overview
 from tamis.data.samples import Log, Reach, SampleConfig, Samples, Timeline, build_samples
 from tamis.features.prepare import Moment
@@ -22,7 +22,6 @@ from tamis.features.spec import FeaturesConfig
 from tamis.features.statistics import refresh_time
 from tamis.types import ACTION_CODE, ACTIONS, Action
 
-_ROW: Final = 500  # bytes of an event while its stretch is made into samples
 _PAGE_SECONDS: Final = 3600.0
 
 
@@ -31,6 +30,7 @@ class Stretches:
     """The log before `moment.until`. histories: timelines, and how far back a history reaches in them.
 
     published: [i] publish times, NaN = unknown.   piece: events read at once.
+    drawing: what negatives are drawn by where the log has no impressions; None = it has some.
     """
 
     dataset: Dataset
@@ -40,14 +40,14 @@ class Stretches:
     histories: tuple[Timeline, Reach]
     published: NDArray[np.float64]
     piece: int
+    drawing: Drawing | None = None
 
-    def edges(self, features: FeaturesConfig, room: Room) -> list[float]:
-        """Where stretches begin, the end of training last: at most so many events in each, none beyond a refresh."""
+    def edges(self, features: FeaturesConfig, most: int) -> list[float]:
+        """Where stretches begin, the end of training last: about `most` events in each, none beyond a refresh."""
         step, until, first = features.refresh_hours * 3600, self.moment.until, self.overview.first
         begin = float(refreshed(features, first))
         refreshes = refreshed(features, begin + step * (0.5 + np.arange(1, int((until - begin) / step) + 2)))
-        cuts = self.overview.cuts(room.rows(1 / 4, _ROW))
-        edges = np.unique([first, *cuts, *refreshes, self.moment.valid_since, until])
+        edges = np.unique([first, *self.overview.cuts(most), *refreshes, self.moment.valid_since, until])
         return [float(edge) for edge in edges if first <= edge <= until]
 
     def events(self, begin: float, end: float) -> Events:
@@ -73,13 +73,17 @@ class Stretches:
         later = self.dataset.some(shown_again, shown_until, answered_until, rows=self.piece)
         return Events.joined([near.columns(), later.columns()])
 
-    def samples(self, events: Events, begin: float, end: float) -> Samples:
-        """Those of requests from `begin` to `end`, of `events`, with every label that the whole log has."""
+    def samples(self, events: Events, begin: float, end: float, seed: int) -> Samples:
+        """Those of requests from `begin` to `end`, of `events`, with every label that the whole log has.
+
+        seed: of drawing negatives.
+        """
         names = [name for name in self.sampling.labels or ACTIONS[1:] if self.overview.totals[ACTION_CODE[name]]]
         config = msgspec.structs.replace(self.sampling, labels=tuple(names))
-        if not (events.action == Action.IMPRESSION).any():  # no sample, rather than ones of drawn negatives
+        shown = (events.action == Action.IMPRESSION).any()
+        if not shown and not self.drawing:  # no sample, rather than ones of drawn negatives
             begin, end = -np.inf, -np.inf
-        samples = build_samples(self._log(events, begin, end), begin, end, config)
+        samples = build_samples(self._log(events, begin, end), begin, end, config, seed)
         none = np.zeros(len(samples.item), np.float32)
         return replace(samples, labels={name: samples.labels.get(name, none) for name in names})
 
@@ -93,8 +97,9 @@ class Stretches:
 
     def _log(self, events: Events, begin: float, end: float) -> Log:
         requests = self.dataset.requests(begin - DAY_SECONDS, min(end + _PAGE_SECONDS, self.moment.until))
-        answers = answers_since(requests, events, begin - _PAGE_SECONDS)  # older pages are not among the events
-        return Log(answers, requests, self.histories[0], self.published, self.histories[1])
+        if not self.drawing:
+            events = answers_since(requests, events, begin - _PAGE_SECONDS)  # older pages are not among the events
+        return Log(events, requests, self.histories[0], self.published, self.histories[1], self.drawing)
 
 
 def refreshed(config: FeaturesConfig, time: Any) -> NDArray[np.float64]:

@@ -20,7 +20,6 @@ from tamis.errors import DataError
 from tamis.types import WATCH_HEADS
 
 PLAY: Final = "play"
-SHOWN: Final = "shown"  # 1 for a row that was shown, 0 for one drawn from the catalogue; see draws.with_unshown
 AMOUNTS: Final = (PLAY, "completion", "play_quantile")  # heads of numbers; all others are of probabilities
 TAUGHT: Final = "taught."  # before a head's name: log-odds that a teacher gives its rows
 AFTER_CLICK: Final = ("like", "collect", "share", "comment", "follow")

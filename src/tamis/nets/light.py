@@ -26,7 +26,7 @@ from tamis.nets.loop import Problem, train
 from tamis.nets.plans import TrainingPlan
 from tamis.nets.spread import Rows, spread
 from tamis.nets.thinning import Thinning
-from tamis.nets.tower import IdHider, numbers_of
+from tamis.nets.tower import IdHider, moving_numbers, numbers_of
 from tamis.nets.tower_plan import without_judge
 
 _SPREAD = 0.05  # of new vectors; with zeros no pair would ever learn
@@ -96,7 +96,7 @@ class LightNet(nn.Module):
 def fit_light(inputs: Inputs, plan: TrainingPlan, head: str, factors: int, seed: int) -> dict[str, NDArray[np.float32]]:
     """Trains on the shown rows of `inputs.train`; the weights by name, as `rank.light` reads them."""
     known = numbers_of(inputs)
-    net = LightNet(inputs.layout, (known.user, known.item, inputs.sides(inputs.train).dynamic), factors, seed)
+    net = LightNet(inputs.layout, (known.user, known.item, moving_numbers(inputs)), factors, seed)
     heads, thinning = HeadPlan((head,), frozenset(), {}, "ratio"), Thinning.of((head,), ())
     begin = thinning.starts(starts(heads, inputs.train), inputs.train.keep_negatives)
     with torch.no_grad():
@@ -117,6 +117,7 @@ def fit_light(inputs: Inputs, plan: TrainingPlan, head: str, factors: int, seed:
         name="light rank",
         streams=ids.streams,
         journal=inputs.journal,
+        pieces=inputs.pieces,
         progress=inputs.progress,
     )
     train(net, problem, without_judge(plan, len(inputs.valid.item)), seed)

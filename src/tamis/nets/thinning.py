@@ -23,9 +23,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from tamis.data.unshown import SHOWN
 from tamis.nets.batch import TensorBatch
 from tamis.nets.heads import Targets
-from tamis.nets.labels import PLAY, SHOWN
+from tamis.nets.labels import PLAY
 from tamis.types import ACTIONS
 
 BINARY: Final = frozenset(ACTIONS) - {PLAY, "rate"}

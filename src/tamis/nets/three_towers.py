@@ -25,20 +25,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tamis.data.picks import spaced
+from tamis.data.unshown import SHOWN
 from tamis.features.batch import NetBatch
 from tamis.features.inputs import Inputs
 from tamis.nets.batch import TensorBatch, tensors
 from tamis.nets.device import device_of, placed
-from tamis.nets.draws import with_unshown
 from tamis.nets.embed import Standardize
 from tamis.nets.export import export
 from tamis.nets.heads import HeadPlan, Targets, loss, starts
-from tamis.nets.labels import SHOWN, TAUGHT
+from tamis.nets.labels import TAUGHT
 from tamis.nets.layers import linear
 from tamis.nets.loop import Problem, Report, train
 from tamis.nets.spread import Rows, spread
 from tamis.nets.thinning import Thinning
-from tamis.nets.tower import IdHider, Towers, export_towers, numbers_of
+from tamis.nets.tower import IdHider, Towers, export_towers, moving_numbers, numbers_of
 from tamis.nets.tower_plan import LightPlan, without_judge
 
 JOIN_INPUTS: Final = ("user", "items", "dynamic")
@@ -97,7 +97,7 @@ class ThreeTowers(nn.Module):
         super().__init__()
         self.towers = Towers(inputs.layout, plan.towers, numbers_of(inputs), seed)
         generator = torch.Generator().manual_seed(seed + 1)
-        self.join = Join(inputs.sides(inputs.train).dynamic, plan, generator)
+        self.join = Join(moving_numbers(inputs), plan, generator)
 
     def forward(self, batch: TensorBatch) -> Tensor:
         """[n, heads]."""
@@ -127,7 +127,7 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
     if plan.unshown:
         shown = max(1, len(inputs.train.item))
         share = shown / (shown + plan.unshown * max(1, len(inputs.train)))
-        inputs, plan = _with_unshown(inputs, plan, seed), replace(plan, heads=(*plan.heads, SHOWN))
+        inputs, plan = inputs.with_unshown(plan.unshown, seed), replace(plan, heads=(*plan.heads, SHOWN))
         begin.append(math.log(share / (1 - share)))
         thinning = Thinning.of(plan.heads, plan.per_click)
     net = ThreeTowers(inputs, plan, seed)
@@ -149,16 +149,11 @@ def fit_three_towers(inputs: Inputs, plan: LightPlan, seed: int, folder: Path) -
         progress=inputs.progress,
         streams=ids.streams,
         journal=inputs.journal,
+        pieces=inputs.pieces,
     )
     report = train(net, problem, without_judge(plan.training, len(inputs.valid.item)), seed)
     export_three_towers(net, inputs, folder)
     return report
-
-
-def _with_unshown(inputs: Inputs, plan: LightPlan, seed: int) -> Inputs:
-    """The inputs with rows nobody was shown."""
-    train_, valid = (with_unshown(part, inputs.since, plan.unshown, seed) for part in (inputs.train, inputs.valid))
-    return inputs.with_samples(train_, valid)
 
 
 def head_plan(plan: LightPlan) -> HeadPlan:

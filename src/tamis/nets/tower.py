@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tamis.data.on_disk import OnDisk
 from tamis.data.picks import spaced
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Field, Layout
@@ -26,6 +28,7 @@ from tamis.nets.tower_plan import TowerPlan
 USER_INPUTS = ("user_codes", "user_dense", "history_codes")
 ITEM_INPUTS = ("item_codes", "item_dense")
 _SAMPLE_REQUESTS = 4096  # looked at for the spread of the user side's numbers
+_SAMPLE_ROWS = 200_000  # … of the candidates' that change, where not all can be
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,12 @@ def numbers_of(inputs: Inputs) -> Numbers:
     requests = spaced(np.arange(len(inputs.train)), _SAMPLE_REQUESTS)
     user = inputs.sides(inputs.train).user.dense[requests]
     return Numbers(user, inputs.catalog.column("dense", inputs.items_there))
+
+
+def moving_numbers(inputs: Inputs) -> NDArray[np.float32]:
+    """[s, ·] the candidates' numbers of the moment to standardise by: of all training rows, of some if on disk."""
+    numbers: Any = inputs.sides(inputs.train).dynamic
+    return np.asarray(numbers[:: max(1, -(-len(numbers) // _SAMPLE_ROWS))] if isinstance(numbers, OnDisk) else numbers)
 
 
 class IdHider:

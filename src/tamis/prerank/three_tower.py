@@ -22,6 +22,7 @@ from scipy.special import logit
 
 from tamis.artifact import load_array, load_facts, save_arrays, save_facts
 from tamis.config import Config, Share, ShareBelowOne, StepConfig
+from tamis.data.unshown import SHOWN
 from tamis.errors import ConfigError
 from tamis.features.batch import query_dynamic, user_side
 from tamis.features.inputs import Inputs
@@ -29,7 +30,7 @@ from tamis.features.layout import Layout
 from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.item_vectors import FreshVectors, item_vectors
-from tamis.nets.labels import SHOWN, TAUGHT, nothing_in, per_click_heads, unlearnable
+from tamis.nets.labels import TAUGHT, nothing_in, per_click_heads, unlearnable
 from tamis.nets.plans import TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import LightPlan, TowerPlan
@@ -125,7 +126,7 @@ class ThreeTower:
         per_click = per_click_heads(config.per_click, heads, inputs.train)
         nets = NetFolder.temporary()
         plan = config.plan(heads, per_click)
-        if not (inputs.events.action == Action.IMPRESSION).any():  # the rows have drawn negatives already
+        if not inputs.item_statistics.totals().get(Action.IMPRESSION):  # the rows have drawn negatives already
             plan = replace(plan, unshown=0)
         if config.distill:
             inputs = _taught(inputs, heads, per_click)

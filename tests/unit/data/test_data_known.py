@@ -52,8 +52,8 @@ def test_no_more_pairs_are_sorted_at_once_than_was_said_but_for_one_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sorted_: list[int] = []
-    distinct = known._distinct
-    monkeypatch.setattr(known, "_distinct", lambda keys: (sorted_.append(len(keys)), distinct(keys))[1])
+    distinct = known.distinct
+    monkeypatch.setattr(known, "distinct", lambda keys: (sorted_.append(len(keys)), distinct(keys))[1])
     KnownPairs.on_disk(in_pieces, USERS, ITEMS, (tmp_path / "known", 70))
     most = int(np.bincount(pairs()[0]).max())
     assert sum(sorted_) == len(pairs()[0])

@@ -13,18 +13,24 @@ from msgspec import structs
 from tamis.assemble import PARTS, load_model
 from tamis.config import StepConfig, convert, override
 from tamis.data.dataset import Dataset
+from tamis.data.negatives import Popularity
 from tamis.data.on_disk import Appender, OnDisk, Room
 from tamis.data.split import by_time
 from tamis.data.tables import RawTables
+from tamis.data.unshown import SHOWN, with_unshown
 from tamis.data.write import import_tables
 from tamis.errors import ConfigError, DataError
-from tamis.features.bounded import prepare_bounded
+from tamis.features.bounded import Bound, prepare_bounded
 from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
 from tamis.features.spec import FeaturesConfig
 from tamis.funnel_checks import WHOLE_LOG
+from tamis.nets import tower
+from tamis.nets.draws import known_pairs
 from tamis.nets.labels import unlearnable
 from tamis.nets.loop import in_pieces
+from tamis.prerank.three_tower import ThreeTowerConfig
+from tamis.rank.light import LightRankConfig
 from tamis.rank.multitask import MultitaskConfig
 from tamis.recall.deep_retrieval import DeepRetrievalConfig
 from tamis.recall.popular import PopularConfig
@@ -36,6 +42,7 @@ MIB = 2.0**20
 REQUEST = ("user", "time", "history_start", "history_end", "item", "position")
 
 
+UNSHOWN = 4  # rows that nobody was shown, in each request
 FEATURES = {  # beside the demo's: what happened in a window, of a user as of a refresh, and ids that few know
     "features.item.click_rate_day": {"kind": "rate", "action": "click", "window_hours": 24.0},
     "features.user.likes_lately": {"kind": "count", "action": "like", "window_hours": 60.0},
@@ -55,7 +62,7 @@ def both(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Inputs, I
     room = Room(tmp_path_factory.mktemp("room"), 2 * MIB)
     return (
         prepare(tiny.dataset, moment, configs, config.state),
-        prepare_bounded(tiny.dataset, moment, configs, (config.state, room)),
+        prepare_bounded(tiny.dataset, moment, configs, Bound(config.state, room, (UNSHOWN,), 3)),
     )
 
 
@@ -88,6 +95,7 @@ SETTINGS: dict[type[StepConfig], dict[str, Any]] = {  # others than the defaults
     SimilarItemsConfig: {"over": "itemcf"},
     TwoTowerConfig: {"positives": ("click", "like"), "objectives": True, "extra_negatives": 64},
     DeepRetrievalConfig: {"epochs": 1},
+    ThreeTowerConfig: {"unshown": 0},
     MultitaskConfig: {"heads": ("click", "play"), "expert_hidden": (8,), "tower_hidden": (), "calibration": "none"},
 }
 
@@ -133,35 +141,132 @@ def test_no_more_than_a_window_is_read_at_once(both: tuple[Inputs, Inputs], monk
     assert 0 < max(reads) <= largest < len(bounded.train.item)
 
 
-@pytest.mark.parametrize("kind", [TwoTowerConfig, YoutubeDnnConfig, DeepRetrievalConfig])
+NETS = [TwoTowerConfig, YoutubeDnnConfig, DeepRetrievalConfig, ThreeTowerConfig, LightRankConfig]
+
+
+@pytest.mark.parametrize("kind", NETS)
 def test_a_net_never_reads_more_rows_at_once_than_a_window_has(
     both: tuple[Inputs, Inputs], kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, bounded = both
     assert bounded.pieces is not None
-    rows, largest = len(bounded.train.item), int(np.diff(bounded.train.first[bounded.pieces]).max())
+    rows = {len(bounded.train.item), len(bounded.more[UNSHOWN].train.item)}
+    largest = int(np.diff(bounded.train.first[bounded.pieces]).max())
     reads: list[int] = []
     read = OnDisk._read
 
     def noted(array: OnDisk, begin: int, end: int) -> Any:
-        if len(array) == rows:
+        if len(array) in rows:
             reads.append(end - begin)
         return read(array, begin, end)
 
     monkeypatch.setattr(OnDisk, "_read", noted)
+    monkeypatch.setattr(tower, "_SAMPLE_ROWS", 3000)
     PARTS[kind].fit(kind(epochs=1, threads=1), bounded, 3)
-    assert 0 < max(reads) <= largest < rows
+    assert 0 < max(reads) < 1.2 * largest < min(rows) / 2
 
 
-def test_a_bound_that_is_too_small_says_what_is_wanted_and_a_log_without_impressions_is_refused(
+def test_rows_drawn_as_the_log_is_gone_through_have_the_statistics_of_their_request(
+    both: tuple[Inputs, Inputs],
+) -> None:
+    whole, bounded = both
+    made = bounded.more[UNSHOWN].train
+    shown = np.asarray(made.labels[SHOWN]) > 0
+    np.testing.assert_array_equal(np.asarray(made.item)[shown], whole.train.item)
+    np.testing.assert_array_equal(np.asarray(made.labels["click"])[shown], whole.train.labels["click"])
+    np.testing.assert_array_equal(np.diff(made.first), np.diff(whole.train.first) + UNSHOWN)
+    owner = np.repeat(np.arange(len(made)), np.diff(made.first))
+    item, time = np.asarray(made.item), np.asarray(made.time)[owner]
+    late = ~shown & (time >= whole.since.min())
+    assert (whole.since[item[late]] <= time[late]).all()
+    pair = owner * len(whole.catalog) + item
+    assert not np.isin(pair[~shown], pair[shown]).any()
+    rows: dict[str, Any] = {name: np.asarray(getattr(made, name)) for name in ("item", "position")}
+    labels = {name: np.asarray(label) for name, label in made.labels.items()}
+    alike = replace(whole.train, **rows, first=made.first, labels=labels)
+    np.testing.assert_array_equal(np.asarray(bounded.sides(made).dynamic), whole.sides(alike).dynamic)
+    other = with_unshown(whole.train, whole.since, UNSHOWN, 3)
+    assert_alike(item[~shown], other.item[other.labels[SHOWN] == 0])
+
+
+def assert_alike(one: np.ndarray, other: np.ndarray) -> None:
+    """χ² of two samples of one distribution, over what came up often."""
+    items = 1 + max(one.max(), other.max())
+    counts = [np.bincount(each, minlength=items) for each in (one, other)]
+    drawn = counts[0] + counts[1]
+    often = drawn > 20
+    distance = (np.square(counts[0] - counts[1])[often] / drawn[often]).sum()
+    assert often.sum() > 100
+    assert abs(distance - often.sum()) < 4 * np.sqrt(2 * often.sum())
+
+
+def test_thinned_rows_are_the_same_and_those_that_went_stay_known(tiny: Any, tmp_path: Path) -> None:
+    config = tiny.project.config
+    split = by_time(tiny.dataset, config.split)
+    moment = Moment(split.valid_since, split.test_since)
+    sampling = structs.replace(config.samples, keep_negatives=0.4)
+    configs = (config.features, sampling, config.train.interest_actions)
+    whole = prepare(tiny.dataset, moment, configs, config.state)
+    bounded = prepare_bounded(tiny.dataset, moment, configs, Bound(config.state, Room(tmp_path, 2 * MIB)))
+    assert bounded.train.keep_negatives == 0.4
+    for name in (*REQUEST, "spared"):
+        np.testing.assert_array_equal(np.asarray(getattr(bounded.train, name)), getattr(whole.train, name))
+    np.testing.assert_array_equal(np.asarray(bounded.train.labels["click"]), whole.train.labels["click"])
+    made, wanted = (known_pairs(inputs.train, len(inputs.catalog)) for inputs in (bounded, whole))
+    np.testing.assert_array_equal(np.asarray(made.item), wanted.item)
+    np.testing.assert_array_equal(made.starts, wanted.starts)
+    assert bounded.valid.spared is None
+
+
+@pytest.mark.parametrize("power", [0.75, 0.0])
+def test_a_log_without_impressions_has_the_same_positives_and_negatives_by_the_same_rule(
+    tiny: Any, tmp_path: Path, power: float
+) -> None:
+    tables = tiny.world.tables()
+    acts = replace(tables, events=tables.events.filter(pl.col("action") != "impression"))
+    import_tables(acts, tmp_path / "data")
+    dataset, config = Dataset.open(tmp_path / "data"), tiny.project.config
+    split = by_time(dataset, config.split)
+    moment = Moment(split.valid_since, split.test_since)
+    sampling = structs.replace(config.samples, popularity_power=power, negatives=9)
+    configs = (config.features, sampling, config.train.interest_actions)
+    room = Room(tmp_path / "room", MIB)
+    room.folder.mkdir()
+    whole = prepare(dataset, moment, configs, config.state)
+    bounded = prepare_bounded(dataset, moment, configs, Bound(config.state, room, (UNSHOWN,)))
+    assert not bounded.more
+    assert bounded.pieces is not None
+    assert len(bounded.pieces) > 2
+    np.testing.assert_array_equal(np.asarray(bounded.train.user), whole.train.user)
+    items, events = len(whole.catalog), dataset.events(until=moment.until)
+    met, rows = np.unique(events.user.astype(np.int64) * items + events.item), []
+    for samples in (bounded.train, whole.train):
+        owner = np.repeat(np.arange(len(samples)), np.diff(samples.first))
+        pair = np.asarray(samples.user)[owner].astype(np.int64) * items + np.asarray(samples.item)
+        positive = np.isin(pair, met)
+        rows.append((pair[positive], np.asarray(samples.labels["like"])[positive], np.asarray(samples.item)[~positive]))
+        assert (np.bincount(owner[positive]) == 1).all()
+        assert np.bincount(owner[~positive]).max() == sampling.negatives
+        if power:
+            odds = Popularity.of(events, whole.catalog.column("publish_time", np.arange(items)), power)
+            wanted = odds.log_odds(np.asarray(samples.item), np.asarray(samples.time)[owner])
+            np.testing.assert_array_equal(np.asarray(samples.log_odds), wanted)
+    np.testing.assert_array_equal(rows[0][0], rows[1][0])
+    np.testing.assert_array_equal(rows[0][1], rows[1][1])
+    assert_alike(rows[0][2], rows[1][2])
+    for kind in (TwoTowerConfig, ThreeTowerConfig):
+        PARTS[kind].fit(kind(epochs=1, threads=1), bounded, 3)
+
+
+def test_a_bound_that_is_too_small_says_what_is_wanted_and_a_log_without_events_is_refused(
     tiny: Any, tmp_path: Path
 ) -> None:
     config = tiny.project.config
     configs = (config.features, config.samples, config.train.interest_actions)
     with pytest.raises(ConfigError, match=r"train\.memory_gib is .* alone want"):
-        prepare_bounded(tiny.dataset, Moment(1e18, 1e18), configs, (config.state, Room(tmp_path, 1024.0)))
-    with pytest.raises(DataError, match="without impressions cannot be learnt from under a bound"):
-        prepare_bounded(tiny.dataset, Moment(0.0, 0.0), configs, (config.state, Room(tmp_path, MIB)))  # before the log
+        prepare_bounded(tiny.dataset, Moment(1e18, 1e18), configs, Bound(config.state, Room(tmp_path, 65536.0)))
+    with pytest.raises(DataError, match="no events to learn from before the held-out days"):
+        prepare_bounded(tiny.dataset, Moment(0.0, 0.0), configs, Bound(config.state, Room(tmp_path, MIB)))
 
 
 @pytest.mark.parametrize("memory", [MIB, 1e6 * 2**30])
@@ -189,7 +294,7 @@ def test_an_answer_to_an_older_page_is_none_to_a_newer_one_with_the_same_item(
     whole = prepare(dataset, moment, configs, tiny.project.config.state)
     room = Room(tmp_path / "room", memory)
     room.folder.mkdir()
-    bounded = prepare_bounded(dataset, moment, configs, (tiny.project.config.state, room))
+    bounded = prepare_bounded(dataset, moment, configs, Bound(tiny.project.config.state, room))
     assert 0.3 < whole.train.labels["click"].mean() < 0.5
     np.testing.assert_array_equal(np.asarray(bounded.train.item), whole.train.item)
     np.testing.assert_array_equal(np.asarray(bounded.train.labels["click"]), whole.train.labels["click"])

@@ -6,9 +6,10 @@ import pytest
 from toy_world import Toy
 
 from tamis.data.samples import Samples, Timeline
+from tamis.data.unshown import with_unshown
 from tamis.errors import ConfigError
 from tamis.features.earlier import Dropped
-from tamis.nets.draws import Draw, Drawer, acted_rows, draw_probabilities, with_unshown
+from tamis.nets.draws import Draw, Drawer, acted_rows, draw_probabilities
 from tamis.nets.hard import HardDraws
 from tamis.nets.negatives import NONE, log_weights
 

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from toy_world import Toy, toy_world
 
 from tamis.data.samples import Samples, thinned
+from tamis.data.unshown import SHOWN, with_unshown
 from tamis.nets.batch import TensorBatch, tensors
-from tamis.nets.draws import with_unshown
 from tamis.nets.heads import HeadPlan
-from tamis.nets.labels import SHOWN
 from tamis.nets.thinning import Thinning
 from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig
 from tamis.rank.calibrate import undo_downsampling

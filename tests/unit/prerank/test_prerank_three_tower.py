@@ -8,6 +8,7 @@ from toy_world import Toy
 
 from tamis.config import convert
 from tamis.errors import ArtifactError, ConfigError
+from tamis.features.statistics import Statistics
 from tamis.nets.item_vectors import FreshVectors, item_vectors
 from tamis.nets.session import Session
 from tamis.prerank.three_tower import ThreeTower, ThreeTowerConfig, ThreeTowerFacts, fused
@@ -127,8 +128,9 @@ def test_fusion_heeds_the_head_shown_as_much_as_it_is_told(part: ThreeTower) -> 
 
 def test_rows_drawn_from_the_catalogue_are_only_for_logs_of_what_was_shown(toy: Toy, part: ThreeTower) -> None:
     assert part.facts.heads[-1] == "shown"
-    events = toy.inputs.events
-    without = replace(toy.inputs, events=events.take(events.action != 0), _sides={})
+    acts = toy.inputs.events.take(toy.inputs.events.action != 0)
+    statistics = Statistics.of(acts.item, acts.action, acts.time, len(toy.inputs.catalog))
+    without = replace(toy.inputs, events=acts, item_statistics=statistics, _sides={})
     assert ThreeTower.fit(replace_epochs(0), without, 1).facts.heads == ("click", "like")
     none = ThreeTower.fit(ThreeTowerConfig(epochs=0, threads=1, unshown=0), toy.inputs, 1)
     assert none.facts.heads == ("click", "like")
