@@ -15,7 +15,6 @@ from tamis.rank.multitask import MultitaskConfig
 from tamis.rank.rating import RatingConfig
 from tamis.recall.matrix_completion import MatrixCompletionConfig
 from tamis.recall.sequential import SequentialConfig
-from tamis.types import WATCH_HEADS
 
 Stages = Mapping[str, Any]
 """Name of a stage → its settings, in the order they run."""
@@ -67,11 +66,8 @@ def _whole_log_steps(stages: Stages) -> Iterator[str]:
             if isinstance(step, WHOLE_LOG):
                 yield f"{where} ({step.__struct_config__.tag})"
             yield from (f"{where}.{setting}" for setting in ("hard_share", "distill") if getattr(step, setting, 0.0))
-            if isinstance(step, MultitaskConfig):
-                yield from (f'{where}.heads "{head}"' for head in step.heads if head in WATCH_HEADS)
-                for setting in ("position", "search"):
-                    if (value := getattr(step, setting)) != "none":
-                        yield f'{where}.{setting} = "{value}"'
+            if isinstance(step, MultitaskConfig) and step.search != "none":
+                yield f'{where}.search = "{step.search}"'
 
 
 def _whole_log_features(features: FeaturesConfig) -> Iterator[str]:

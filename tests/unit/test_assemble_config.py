@@ -239,8 +239,6 @@ def test_a_bound_of_memory_names_what_wants_the_whole_log() -> None:
         ({"funnel.recall.steps.next": {"kind": "sequential"}}, r"funnel\.recall\.steps\.next \(sequential\) wants"),
         ({"funnel.recall.steps.towers": {"kind": "two_tower", "hard_share": 0.1}}, r"towers\.hard_share wants"),
         ({LIGHT: {"kind": "three_tower", "distill": 0.5}}, r"three_tower\.distill wants"),
-        ({f"{HEADS}.heads": ["click", "like", "finished"]}, r'heads\.heads "finished" wants'),
-        ({f"{HEADS}.position": "tower"}, r'heads\.position = "tower" wants'),
         ({f"{HEADS}.search": "hard"}, r'heads\.search = "hard" wants'),
         ({"features.history.last_n": ["click"]}, r"features\.history\.last_n wants"),
         ({"features.item.stars": {"kind": "mean", "action": "rate"}}, r'a statistic of kind "mean" wants'),

@@ -5,16 +5,18 @@ A mapped file counts in an address space with all its pages, so nothing is mappe
 
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tamis.errors import DataError
+
+_ROWS_AT_ONCE: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,32 @@ class OnDisk:
         return np.asarray(out)
 
 
+class Derived:
+    """An array [n] whose rows are made of those of arrays on disk whenever they are asked for."""
+
+    def __init__(self, sources: Sequence[OnDisk], make: Callable[..., NDArray[Any]]) -> None:
+        """sources: of the same length and windows.   make: rows of each → as many rows."""
+        self._sources, self._make = tuple(sources), make
+
+    def __len__(self) -> int:
+        return len(self._sources[0])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """All of it: for those that cannot do with less."""
+        return np.asarray(self[:], dtype)
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        """The rows of a slice, a mask or an array of places."""
+        return self._make(*(source[rows] for source in self._sources))
+
+    def pieces(self) -> Iterator[NDArray[Any]]:
+        """The windows one after the other, each made a few rows at a time: what is made on the way is larger."""
+        for pieces in zip(*(source.pieces() for source in self._sources), strict=True):
+            starts = range(0, max(1, len(pieces[0])), _ROWS_AT_ONCE)
+            parts = (self._make(*(piece[start : start + _ROWS_AT_ONCE] for piece in pieces)) for start in starts)
+            yield np.concatenate(list(parts))
+
+
 class Appender:
     """An array on disk being written, piece by piece. Its file is open only meanwhile: who fails leaves none open."""
 
@@ -155,6 +183,6 @@ def in_ranges(counts: NDArray[np.int64], most: float) -> list[tuple[int, int]]:
     return list(pairwise(cuts))
 
 
-def as_array(array: OnDisk) -> Any:
+def as_array(array: OnDisk | Derived) -> Any:
     """For fields that are arrays in memory without a bound."""
     return array

@@ -26,7 +26,7 @@ from tamis.data.attribution import (
 )
 from tamis.data.dataset import Events, Requests
 from tamis.data.negatives import Drawing, draw_negatives
-from tamis.data.on_disk import OnDisk
+from tamis.data.on_disk import Derived, OnDisk
 from tamis.types import ACTION_CODE, ACTIONS, Action
 
 
@@ -150,7 +150,7 @@ class Samples:
     def label_pieces(self) -> Iterator[Mapping[str, NDArray[np.float32]]]:
         """The labels, piece by piece where they lie on disk, else all at once."""
         labels: Mapping[str, Any] = self.labels
-        if not labels or not all(isinstance(label, OnDisk) for label in labels.values()):
+        if not labels or not all(isinstance(label, OnDisk | Derived) for label in labels.values()):
             yield self.labels
             return
         for pieces in zip(*(label.pieces() for label in labels.values()), strict=True):

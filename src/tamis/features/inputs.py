@@ -169,6 +169,11 @@ class Inputs:
         """The same inputs with other samples, and a cache of sides of their own."""
         return replace(self, train=train, valid=valid, _sides={})
 
+    def with_labels(self, train: Samples, valid: Samples) -> "Inputs":
+        """The same inputs with other labels of the same rows, whose sides are those there were."""
+        sides = {id(new): (new, self.sides(old)) for new, old in ((train, self.train), (valid, self.valid))}
+        return replace(self, train=train, valid=valid, _sides=sides)
+
     def with_unshown(self, count: int, seed: int) -> "Inputs":
         """The same inputs with `count` rows more in each request, which nobody was shown; see `data.unshown`."""
         if made := self.more.get(count):

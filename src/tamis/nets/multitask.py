@@ -222,7 +222,7 @@ def fit_multitask(shape: MultitaskShape, plan: TrainingPlan, heads: HeadPlan, in
     ids = IdHider(inputs, plan.unknown_share, seed)
     places = None if shape.position == "none" else PlaceCodes(samples, seed)
     tower = PositionTower(len(heads.heads), len(samples.scenes), generator) if shape.position == "tower" else None
-    if places and not (samples.position >= 0).any():
+    if places and not places.known:
         log.warning("no training row knows its position", position=shape.position)
 
     def batch(requests: NDArray[np.int64]) -> tuple[TensorBatch, Targets, Tensor | None]:

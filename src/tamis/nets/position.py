@@ -10,13 +10,14 @@ that the net is right there too, the place of one row in ten is hidden while it 
 (Zhao et al., "Recommending what video to watch next: a multitask ranking system", RecSys 2019.)
 """
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tamis.data.on_disk import OnDisk
 from tamis.data.picks import ranges
 from tamis.data.samples import Samples
 from tamis.nets.embed import Table
@@ -37,6 +38,13 @@ class PlaceCodes:
     def streams(self) -> list[np.random.Generator]:
         """What it draws from."""
         return [self._random]
+
+    @property
+    def known(self) -> bool:
+        """True where some row has a place."""
+        position: Any = self._samples.position
+        pieces = position.pieces() if isinstance(position, OnDisk) else [position]
+        return any((piece >= 0).any() for piece in pieces)
 
     def of(self, requests: NDArray[np.int64]) -> Tensor:
         """[n, 2] int32 of all rows of the requests: place, 0 = unknown or hidden; scene, from PLACES + 1 on."""

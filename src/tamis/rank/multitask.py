@@ -191,7 +191,7 @@ class Multitask:
         )
         if watch.heads:
             samples = (watch.labelled(samples, inputs.catalog) for samples in (inputs.train, inputs.valid))
-            inputs = inputs.with_samples(*samples)
+            inputs = inputs.with_labels(*samples)
         check_labels(config.heads, inputs.valid)
         dropped = unlearnable(config.heads, inputs.train)
         heads = tuple(head for head in config.heads if head not in dropped)

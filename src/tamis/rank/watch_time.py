@@ -14,6 +14,7 @@ prediction for video recommendation", KDD 2022: D2Q.)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.artifact import load_array, save_arrays
+from tamis.data.on_disk import Derived, OnDisk, as_array
 from tamis.data.samples import Samples
 from tamis.nets.labels import PLAY
 from tamis.types import WATCH_HEADS, Catalog
@@ -32,6 +34,7 @@ QUANTILE_SECONDS: Final = f"{QUANTILE}_seconds"
 _MOST_GROUPS: Final = 30  # of durations; D2Q is flat from about here on
 _LEAST_ROWS: Final = 50  # plays in a group of durations, if there are so many
 _LEAST: Final = 0.01  # the curve is nowhere lower, so that a long video's ratio does not explode
+_MOST_PLAYS: Final = 1_000_000  # rows that are looked at where they lie on disk
 _POINTS: Final = 101  # quantiles kept of each group: hundredths
 
 
@@ -154,7 +157,7 @@ class WatchTime:
     def fit(
         cls, heads: Sequence[str], finished_share: float, limit_seconds: float, samples: Samples, catalog: Catalog
     ) -> Self:
-        """From the played training rows of items with a duration.
+        """From the played training rows of items with a duration; from some of them where they lie on disk.
 
         finished_share: the share of the duration from which on a play counts as finished.
         limit_seconds: longer plays count as that long.
@@ -162,7 +165,8 @@ class WatchTime:
         watch = cls(tuple(head for head in heads if head in WATCH_HEADS), finished_share, limit_seconds)
         if not watch.heads or PLAY not in samples.labels:
             return watch
-        durations, seconds = _durations(catalog, samples.item), samples.labels[PLAY].astype(np.float64)
+        some = slice(None, None, max(1, -(-len(samples.item) // _MOST_PLAYS)) if _stored(samples) else 1)
+        durations, seconds = _durations(catalog, samples.item[some]), samples.labels[PLAY][some].astype(np.float64)
         rows = _played(durations, seconds)
         if not rows.any():
             return watch
@@ -180,14 +184,21 @@ class WatchTime:
         known = [head for head in self.heads if head in self.curves or (head == QUANTILE and self.groups)]
         if not known or PLAY not in samples.labels:
             return samples
-        durations, seconds = _durations(catalog, samples.item), samples.labels[PLAY].astype(np.float64)
-        rows = _played(durations, seconds)
+        of_rows: tuple[Any, Any] = samples.item, samples.labels[PLAY]
         labels = dict(samples.labels)
         for head in known:
-            label = np.full(len(seconds), np.nan, np.float32)
-            label[rows] = self._shares(head, durations[rows], seconds[rows])
-            labels[head] = label
+            make = partial(self._label, head, catalog)
+            labels[head] = as_array(Derived(of_rows, make)) if _stored(samples) else make(*of_rows)
         return replace(samples, labels=labels)
+
+    def _label(
+        self, head: str, catalog: Catalog, items: NDArray[Any], play: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        durations, seconds = _durations(catalog, items), play.astype(np.float64)
+        rows = _played(durations, seconds)
+        label = np.full(len(seconds), np.nan, np.float32)
+        label[rows] = self._shares(head, durations[rows], seconds[rows])
+        return label
 
     def _shares(self, head: str, durations: Numbers, seconds: Numbers) -> Numbers:
         if head == QUANTILE:
@@ -234,6 +245,12 @@ def column_beside(head: str) -> str:
 def _made(folder: Path, what: LengthCurve | DurationGroups) -> None:
     folder.mkdir()
     what.save(folder)
+
+
+def _stored(samples: Samples) -> bool:
+    """True for samples that lie on disk."""
+    item: Any = samples.item
+    return isinstance(item, OnDisk)
 
 
 def _durations(catalog: Catalog, items: NDArray[Any]) -> Numbers:

@@ -12,9 +12,10 @@ from msgspec import structs
 
 from tamis.assemble import PARTS, load_model
 from tamis.config import StepConfig, convert, override
+from tamis.data import on_disk
 from tamis.data.dataset import Dataset
 from tamis.data.negatives import Popularity
-from tamis.data.on_disk import Appender, OnDisk, Room
+from tamis.data.on_disk import Appender, Derived, OnDisk, Room
 from tamis.data.split import by_time
 from tamis.data.tables import RawTables
 from tamis.data.unshown import SHOWN, with_unshown
@@ -30,6 +31,7 @@ from tamis.nets.draws import known_pairs
 from tamis.nets.labels import unlearnable
 from tamis.nets.loop import in_pieces
 from tamis.prerank.three_tower import ThreeTowerConfig
+from tamis.rank import watch_time
 from tamis.rank.light import LightRankConfig
 from tamis.rank.multitask import MultitaskConfig
 from tamis.recall.deep_retrieval import DeepRetrievalConfig
@@ -37,6 +39,7 @@ from tamis.recall.popular import PopularConfig
 from tamis.recall.similar_items import SimilarItemsConfig
 from tamis.recall.two_tower import TwoTowerConfig
 from tamis.recall.youtube_dnn import YoutubeDnnConfig
+from tamis.types import WATCH_HEADS
 
 MIB = 2.0**20
 REQUEST = ("user", "time", "history_start", "history_end", "item", "position")
@@ -96,7 +99,13 @@ SETTINGS: dict[type[StepConfig], dict[str, Any]] = {  # others than the defaults
     TwoTowerConfig: {"positives": ("click", "like"), "objectives": True, "extra_negatives": 64},
     DeepRetrievalConfig: {"epochs": 1},
     ThreeTowerConfig: {"unshown": 0},
-    MultitaskConfig: {"heads": ("click", "play"), "expert_hidden": (8,), "tower_hidden": (), "calibration": "none"},
+    MultitaskConfig: {
+        "heads": ("click", "play", *WATCH_HEADS),
+        "position": "tower",
+        "expert_hidden": (8,),
+        "tower_hidden": (),
+        "calibration": "none",
+    },
 }
 
 
@@ -141,7 +150,21 @@ def test_no_more_than_a_window_is_read_at_once(both: tuple[Inputs, Inputs], monk
     assert 0 < max(reads) <= largest < len(bounded.train.item)
 
 
-NETS = [TwoTowerConfig, YoutubeDnnConfig, DeepRetrievalConfig, ThreeTowerConfig, LightRankConfig]
+def test_a_derived_array_gives_what_is_made_of_the_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_disk, "_ROWS_AT_ONCE", 3)
+    one, other = np.arange(20), np.arange(20) % 7 + 0.5
+    files = [Appender(tmp_path / str(i)).append(rows).done([0, 8, 20]) for i, rows in enumerate((one, other))]
+    array = Derived(files, lambda a, b: a * b)
+    assert len(array) == 20
+    np.testing.assert_array_equal(np.asarray(array), one * other)
+    for rows in (np.array([9, 0, 19]), slice(3, 11), one % 2 == 0):
+        np.testing.assert_array_equal(array[rows], (one * other)[rows])
+    pieces = list(array.pieces())
+    assert [len(piece) for piece in pieces] == [8, 12]
+    np.testing.assert_array_equal(np.concatenate(pieces), one * other)
+
+
+NETS = [MultitaskConfig, TwoTowerConfig, YoutubeDnnConfig, DeepRetrievalConfig, ThreeTowerConfig, LightRankConfig]
 
 
 @pytest.mark.parametrize("kind", NETS)
@@ -162,7 +185,9 @@ def test_a_net_never_reads_more_rows_at_once_than_a_window_has(
 
     monkeypatch.setattr(OnDisk, "_read", noted)
     monkeypatch.setattr(tower, "_SAMPLE_ROWS", 3000)
-    PARTS[kind].fit(kind(epochs=1, threads=1), bounded, 3)
+    monkeypatch.setattr(watch_time, "_MOST_PLAYS", 3000)
+    settings = {"heads": ("click", *WATCH_HEADS), "position": "feature"} if kind is MultitaskConfig else {}
+    PARTS[kind].fit(kind(epochs=1, threads=1, **settings), bounded, 3)
     assert 0 < max(reads) < 1.2 * largest < min(rows) / 2
 
 
