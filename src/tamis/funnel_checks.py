@@ -73,8 +73,6 @@ def _whole_log_steps(stages: Stages) -> Iterator[str]:
 def _whole_log_features(features: FeaturesConfig) -> Iterator[str]:
     if features.history.last_n:
         yield "features.history.last_n"
-    if features.means:
-        yield 'a statistic of kind "mean"'
     yield from (f'the statistic "{group}"' for group in sorted(set(groups_of(features)) - {"user", ITEM}))
 
 

@@ -41,14 +41,21 @@ def feed(tiny: Any, tmp_path: Path) -> Project:
 
 
 @pytest.mark.parametrize(
-    ("file", "how"),
+    ("file", "how", "bound"),
     [
-        (".run/prerank.three_tower.npz", signal.SIGKILL),
-        (".run/rank.heads.npz", signal.SIGINT),
-        ("bundle.json", signal.SIGKILL),  # all is trained, and judged in vain
+        (".run/prerank.three_tower.npz", signal.SIGKILL, 0.0),
+        (".run/rank.heads.npz", signal.SIGINT, 0.0),
+        ("bundle.json", signal.SIGKILL, 0.0),  # all is trained, and judged in vain
+        (".run/prerank.three_tower.npz", signal.SIGKILL, 2.0**-8),
+        (".run/recall.two_tower.npz", signal.SIGINT, 2.0**-8),
     ],
 )
-def test_a_stopped_training_is_resumed_to_the_same_bundle(feed: Project, file: str, how: signal.Signals) -> None:
+def test_a_stopped_training_is_resumed_to_the_same_bundle(
+    feed: Project, file: str, how: signal.Signals, bound: float
+) -> None:
+    settings = feed.folder / "tamis.toml"
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text(text.replace("[train]", f"[train]\nmemory_gib = {bound!r}"), encoding="utf-8")
     killed = start(feed.folder)
     limit = time.monotonic() + 300
     while not list(feed.bundles.glob(f"*/{file}")):
@@ -58,7 +65,7 @@ def test_a_stopped_training_is_resumed_to_the_same_bundle(feed: Project, file: s
     killed.send_signal(how)
     killed.communicate()
     assert killed.returncode == -how
-    (unfinished,) = feed.bundles.iterdir()
+    (unfinished,) = (path for path in feed.bundles.iterdir() if not path.name.startswith(".scratch-"))
     resumed = start(feed.folder, "--resume")
     said = resumed.communicate(timeout=300)[0].decode()
     assert resumed.returncode == 0, said

@@ -7,52 +7,101 @@ table that moves on with the reader, so that memory grows with users and items, 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tamis.data.dataset import Dataset, Events
-from tamis.features.statistics import Counts, Statistics
+from tamis.features.statistics import SUMS, VALUED, Counts, Statistics, units_of, width_of
 from tamis.types import ACTIONS
+
+Columns = Mapping[str, NDArray[Any]]
+
+
+class Who(NamedTuple):
+    """What is counted for. entities: how many there are.   of: columns of events → each one's number, −1 = none.
+
+    names: of the columns that it reads, besides "time".
+    """
+
+    entities: int
+    of: Callable[[Columns], NDArray[Any]]
+    names: tuple[str, ...]
+
+
+class Table(NamedTuple):
+    """What happened before a moment. counts: [entities, columns] events.   sums: [entities, valued columns] units."""
+
+    counts: NDArray[np.int32]
+    sums: NDArray[np.int64]
 
 
 class Running:
-    """Events of each user and item before a moment, which only moves forward."""
+    """Events of each entity before a moment, which only moves forward."""
 
-    def __init__(self, dataset: Dataset, actions: Sequence[int], piece: int) -> None:
-        """actions: codes that are counted.   piece: events read at once."""
-        self.dataset, self.piece = dataset, piece
-        self.column = np.full(len(ACTIONS), -1, np.int64)
+    def __init__(self, dataset: Dataset, who: Mapping[str, Who], actions: Sequence[int], piece: int) -> None:
+        """actions: codes that are counted, as in `Statistics.counts`.   piece: events read at once."""
+        self.dataset, self.who, self.piece = dataset, who, piece
+        self.column = np.full(SUMS, -1, np.int64)
         self.column[list(actions)] = np.arange(len(actions))
-        entities = {"user": len(dataset.users), "item": len(dataset.items)}
-        self.tables = {side: np.zeros((count, len(actions)), np.int32) for side, count in entities.items()}
+        self.valued = sorted(code for code in actions if code >= VALUED)
+        names = [name for each in who.values() for name in each.names]
+        self.names = list(dict.fromkeys(["action", *(["value"] if self.valued else []), *names]))
+        kinds = ((len(actions), np.int32), (len(self.valued), np.int64))
+        self.tables = {
+            name: Table(*(np.zeros((each.entities, width), kind) for width, kind in kinds))
+            for name, each in who.items()
+        }
         self.moment = -np.inf
 
     def advance(self, moment: float) -> None:
         """Counts the events up to `moment`. Raises ValueError for one that lies behind."""
         if moment < self.moment:
             raise ValueError(f"moment: {moment}, but events up to {self.moment} are counted already")
-        names = ("user", "item", "action")
-        for events in self.dataset.pieces(names, self.moment, moment, rows=self.piece):
-            column = self.column[events["action"]]
-            there = column >= 0
-            for side, table in self.tables.items():
-                np.add.at(table.reshape(-1), events[side][there].astype(np.int64) * table.shape[1] + column[there], 1)
+        for events in self.dataset.pieces(self.names, self.moment, moment, rows=self.piece):
+            action = events["action"].astype(np.int64)
+            for name, each in self.who.items():
+                entity, table = each.of(events).astype(np.int64), self.tables[name]
+                _add(table.counts, entity, self.column[action])
+                if self.valued:
+                    there = np.flatnonzero(events["value"] > 0)
+                    self._add_values(table, entity[there], action[there], units_of(events["value"][there]))
         self.moment = moment
+
+    def _add_values(
+        self, table: Table, entity: NDArray[np.int64], action: NDArray[np.int64], units: NDArray[np.int64]
+    ) -> None:
+        _add(table.counts, entity, self.column[VALUED + action])
+        for place, code in enumerate(self.valued):
+            chosen = np.flatnonzero((entity >= 0) & (action == code - VALUED))
+            np.add.at(table.sums[:, place], entity[chosen], units[chosen])
+
+    def totals(self, name: str) -> dict[int, int]:
+        """See `Statistics.totals`: of all events so far that are of some entity."""
+        counts, sums = (table.sum(axis=0, dtype=np.int64) for table in self.tables[name])
+        of_events = {code: int(counts[self.column[code]]) for code in np.flatnonzero(self.column >= 0).tolist()}
+        of_values = {SUMS - VALUED + code: int(total) for code, total in zip(self.valued, sums, strict=True)}
+        return {code: total for code, total in (of_events | of_values).items() if total}
+
+
+def _add(table: NDArray[np.int32], entity: NDArray[np.int64], column: NDArray[np.int64]) -> None:
+    chosen = np.flatnonzero((entity >= 0) & (column >= 0))
+    np.add.at(table.reshape(-1), entity[chosen] * table.shape[1] + column[chosen], 1)
 
 
 @dataclass(frozen=True, slots=True)
 class AsOf:
-    """The counts of one side at a few moments, and from `begin` on at any; in place of `Statistics`.
+    """The counts of one kind of entity at a few moments, and from `begin` on at any; in place of `Statistics`.
 
-    tables: moment → [entities, columns] events before it.   column: [len(ACTIONS)] an action's column, −1 = none.
-    begin: one of the moments.   later: the events from `begin` on.
-    first: the log's first moment; before it, nothing.   all_of: events by action code.
+    tables: moment → what happened before it.   column: [2 · len(ACTIONS)] the column of a code, −1 = none.
+    valued: codes that have sums, by column.   begin: one of the moments.   later: the events from `begin` on.
+    first: the log's first moment; before it, nothing.   all_of: `totals` of the whole log.
     """
 
-    tables: Mapping[float, NDArray[np.int32]]
+    tables: Mapping[float, Table]
     column: NDArray[np.int64]
+    valued: Sequence[int]
     begin: float
     later: Statistics
     first: float
@@ -60,7 +109,7 @@ class AsOf:
 
     @property
     def entities(self) -> int:
-        return len(self.tables[self.begin])
+        return len(self.tables[self.begin].counts)
 
     def counts(
         self,
@@ -71,11 +120,12 @@ class AsOf:
     ) -> Counts:
         """See `Statistics.counts`. Raises ValueError for a moment that is not at hand."""
         times = np.broadcast_to(np.asarray(time, np.float64), (len(entity),))
-        codes = [code for code in actions if self.column[code] >= 0]
-        until = self._until(entity, times, codes)
-        return {
-            hours: until - self._until(entity, times - hours * 3600, codes) if hours else until for hours in windows
-        }
+        until = self._until(entity, times, actions)
+        out = {}
+        for hours in windows:
+            before = self._until(entity, times - hours * 3600, actions) if hours else 0
+            out[hours] = (until - before).astype(np.float32)  # whole numbers until here: sums may be large
+        return out
 
     def before(
         self, entity: NDArray[Any], time: NDArray[np.float64] | float, actions: Sequence[int] = range(len(ACTIONS))
@@ -84,11 +134,12 @@ class AsOf:
         return self.counts(entity, time, actions)[0.0]
 
     def totals(self) -> dict[int, int]:
-        """Events per action code, of the whole log."""
+        """See `Statistics.totals`; of the whole log."""
         return dict(self.all_of)
 
-    def _until(self, entity: NDArray[Any], times: NDArray[np.float64], codes: Sequence[int]) -> NDArray[np.float32]:
-        out = np.zeros((len(entity), len(ACTIONS)), np.float32)
+    def _until(self, entity: NDArray[Any], times: NDArray[np.float64], actions: Sequence[int]) -> NDArray[np.int64]:
+        out = np.zeros((len(entity), width_of(actions)), np.int64)
+        codes = [code for code in actions if self.column[code] >= 0]
         known = (entity >= 0) & (times > self.first)
         for moment in np.unique(times[known & (times < self.begin)]).tolist():
             if moment not in self.tables:
@@ -96,7 +147,8 @@ class AsOf:
             self._add(moment, np.flatnonzero(known & (times == moment)), entity, codes, out)
         late = np.flatnonzero(known & (times >= self.begin))
         self._add(self.begin, late, entity, codes, out)
-        out[late] += self.later.before(entity[late], times[late], codes)
+        later = self.later.exact(entity[late], times[late], codes)
+        out[late, : later.shape[1]] += later
         return out
 
     def _add(
@@ -105,22 +157,22 @@ class AsOf:
         rows: NDArray[np.int64],
         entity: NDArray[Any],
         codes: Sequence[int],
-        out: NDArray[np.float32],
+        out: NDArray[np.int64],
     ) -> None:
-        table = self.tables[moment]
+        counts, sums = self.tables[moment]
         for code in codes:
-            out[rows, code] = table[entity[rows], self.column[code]]
+            out[rows, code] = counts[entity[rows], self.column[code]]
+            if code in self.valued:
+                out[rows, SUMS - VALUED + code] = sums[entity[rows], self.valued.index(code)]
 
 
 class Counting:
     """All that a reader takes along: tables as of the last refresh, of the begin of each window there, and of now."""
 
-    def __init__(
-        self, running: Callable[[], Running], windows: Sequence[float], whole: tuple[float, Mapping[int, int]]
-    ) -> None:
-        """windows: their hours, 0 among them.   whole: `AsOf.first` and `AsOf.all_of`."""
+    def __init__(self, running: Callable[[], Running], windows: Sequence[float], first: float) -> None:
+        """windows: their hours, 0 among them.   first: `AsOf.first`."""
         self._windows = {hours: running() for hours in windows}
-        self._now, self._whole = running(), whole
+        self._now, self._first = running(), first
 
     def advance(self, refreshed: float, now: float) -> None:
         """Moves on to these moments."""
@@ -128,9 +180,24 @@ class Counting:
             running.advance(refreshed - hours * 3600)
         self._now.advance(now)
 
-    def as_of(self, side: str, later: Events) -> AsOf:
-        """The counts of a side, "user" or "item", until the next `advance`. later: events from now on."""
-        tables = {each.moment: each.tables[side] for each in (*self._windows.values(), self._now)}
-        now = self._now.tables[side]
-        events = Statistics.of(getattr(later, side), later.action, later.time, len(now))
-        return AsOf(tables, self._now.column, self._now.moment, events, *self._whole)
+    def totals(self, name: str) -> dict[int, int]:
+        """`Running.totals` as of now."""
+        return self._now.totals(name)
+
+    def as_of(self, name: str, later: Events, totals: Mapping[int, int]) -> AsOf:
+        """The counts of a kind of entity until the next `advance`. later: events from now on. totals: `AsOf.all_of`."""
+        now = self._now
+        tables = {each.moment: each.tables[name] for each in (*self._windows.values(), now)}
+        entity = now.who[name].of(later.columns())
+        known = np.flatnonzero(entity >= 0)
+        value = later.value[known] if now.valued else None
+        events = Statistics.of(entity[known], later.action[known], later.time[known], now.who[name].entities, value)
+        return AsOf(tables, now.column, now.valued, now.moment, events, self._first, totals)
+
+
+def of_log(dataset: Dataset) -> dict[str, Who]:
+    """Users and items of a data set."""
+    return {
+        "user": Who(len(dataset.users), lambda events: events["user"], ("user",)),
+        "item": Who(len(dataset.items), lambda events: events["item"], ("item",)),
+    }

@@ -29,7 +29,7 @@ from tamis.data.samples import SampleConfig, Samples, thinned
 from tamis.data.timelines import Kinds, timelines_on_disk
 from tamis.data.unshown import SHOWN, with_unshown
 from tamis.errors import ConfigError, DataError
-from tamis.features.as_of import Counting, Running
+from tamis.features.as_of import Counting, Running, of_log
 from tamis.features.encode import Encoder
 from tamis.features.fields import numbers
 from tamis.features.groups import groups_of, live_group
@@ -37,6 +37,7 @@ from tamis.features.inputs import Inputs, MoreRows, Sides
 from tamis.features.prepare import Moment, catalog_of, columns_of, rows_of
 from tamis.features.shelf import Rows, Shelf
 from tamis.features.spec import FeaturesConfig
+from tamis.features.statistics import VALUED
 from tamis.features.stretches import Stretches, refreshed
 from tamis.state.settings import StateConfig
 from tamis.types import ACTION_CODE, ACTIONS, Action, Progress, silent
@@ -130,6 +131,11 @@ class _BoundedLog:
         return sorted({code for group in groups for code in group.actions})
 
     @property
+    def valued(self) -> list[int]:
+        """Codes of the events that have a value, where some statistic is made of values."""
+        return [VALUED + code for code in self.overview.all_of] if self.configs[0].means else []
+
+    @property
     def windows(self) -> list[float]:
         """Hours of the windows that statistics are counted in, 0 = all so far."""
         groups = [*groups_of(self.configs[0]).values(), live_group(self.configs[0])]
@@ -144,8 +150,8 @@ class _BoundedLog:
                 "import more, or lower split.test_days"
             )
         entities = len(overview.by_user) + len(overview.by_item)
-        numbers_each = (len(self.counted) + len(overview.all_of)) * (len(self.windows) + 1)
-        wanted = 2.0 * (entities * (32 + 4 * numbers_each) + requests * 32)
+        bytes_each = 4 * (len(self.counted) + len(overview.all_of)) + 12 * len(self.valued)
+        wanted = 2.0 * (entities * (32 + bytes_each * (len(self.windows) + 1)) + requests * 32)
         if wanted > self.bound.room.bytes:
             raise ConfigError(
                 f"train.memory_gib is {self.bound.room.bytes / 2**30:.3g}: {entities:,} users and items and "
@@ -155,9 +161,10 @@ class _BoundedLog:
     def begun(self, encoder: Encoder | None, kinds: Kinds, progress: Progress) -> tuple[Inputs, Stretches]:
         """Inputs without events and samples, and the stretches that those are to be made of."""
         dataset, until, overview = self.dataset, self.moment.until, self.overview
-        last = self._counting([*overview.all_of])  # all of them: events of any kind make an id known
+        last = self._counting([*overview.all_of, *self.valued])  # all of them: events of any kind make an id known
         last.advance(until, until)
-        counts = {side: last.as_of(side, Events.joined([])) for side in ("user", "item")}
+        totals = last.totals("user")
+        counts = {side: last.as_of(side, Events.joined([]), totals) for side in ("user", "item")}
         raw = {"user": columns_of(dataset.users), "item": columns_of(dataset.items)}
         there = np.fmin(numbers(raw["item"]["publish_time"]), overview.first_seen)
         if encoder is None:
@@ -225,7 +232,7 @@ class _BoundedLog:
         """(end, events of interest, samples with their sides) of each stretch; of `every` validation requests one."""
         interest, (config, sampling, _) = np.isin(ACTIONS, self.configs[2]), self.configs
         edges = stretches.edges(config, self.bound.room.rows(1 / 4, _STRETCH_ROW * self.rows_each))
-        counting, seen = self._counting(self.counted), 0
+        counting, totals, seen = self._counting(self.counted), inputs.user_statistics.totals(), 0
         for number, (begin, end) in enumerate(pairwise(edges)):
             counting.advance(float(refreshed(config, (begin + end) / 2)), begin)
             events = stretches.events(begin, end)
@@ -236,7 +243,7 @@ class _BoundedLog:
             else:
                 samples = thinned(samples, sampling.keep_negatives)
             inside = events.take((events.time >= begin) & (events.time < end))
-            users, items = (counting.as_of(side, inside) for side in ("user", "item"))
+            users, items = (counting.as_of(side, inside, totals) for side in ("user", "item"))
             at_hand = replace(inputs, user_statistics=users, item_statistics=items, _sides={})
             yield end, inside.take(interest[inside.action]), self._rows(at_hand, samples, number)
             inputs.progress("samples", number + 1, len(edges) - 1)
@@ -267,8 +274,8 @@ class _BoundedLog:
         return Drawing(popularity, met)
 
     def _counting(self, actions: Sequence[int]) -> Counting:
-        whole = self.overview.first, self.overview.all_of
-        return Counting(lambda: Running(self.dataset, actions, self.piece), self.windows, whole)
+        who = of_log(self.dataset)
+        return Counting(lambda: Running(self.dataset, who, actions, self.piece), self.windows, self.overview.first)
 
     def _context(self) -> dict[str, list[Any]]:
         """Raw context of some requests, evenly over time."""

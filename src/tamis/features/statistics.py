@@ -81,8 +81,7 @@ class Statistics:
                 chosen = np.flatnonzero((action == code) & (value > 0))
                 chosen = chosen[np.argsort(key[chosen], kind="stable")]
                 axis[VALUED + code] = key[chosen]
-                units = np.rint(np.minimum(value[chosen].astype(np.float64), _MOST) * UNITS).astype(np.int64)
-                sums[VALUED + code] = np.append(0, np.cumsum(units))
+                sums[VALUED + code] = np.append(0, np.cumsum(units_of(value[chosen])))
         return cls(moments, axis, entities, sums)
 
     def counts(
@@ -98,13 +97,28 @@ class Statistics:
         windows: only events of so many hours before the time, those right at its begin included; 0 = all so far.
         An entity without a number (−1) has none.
         """
+        return self._filled(entity, time, (actions, windows), np.dtype(np.float32))
+
+    def exact(
+        self, entity: NDArray[Any], time: NDArray[np.float64] | float, actions: Sequence[int]
+    ) -> NDArray[np.int64]:
+        """All events so far as whole numbers; see `counts`."""
+        return self._filled(entity, time, (actions, (0.0,)), np.dtype(np.int64))[0.0]
+
+    def _filled(
+        self,
+        entity: NDArray[Any],
+        time: NDArray[np.float64] | float,
+        asked: tuple[Sequence[int], Sequence[float]],
+        kind: np.dtype[Any],
+    ) -> dict[float, NDArray[Any]]:
+        actions, windows = asked
         first = entity.astype(np.int64) * (len(self.moments) + 1)
         end = first + np.searchsorted(self.moments, time)
         begins = {
             hours: first + np.searchsorted(self.moments, time - hours * 3600) if hours else first for hours in windows
         }
-        width = len(ACTIONS) * (3 if max(actions, default=0) >= VALUED else 1)
-        out = {hours: np.zeros((len(entity), width), np.float32) for hours in windows}
+        out = {hours: np.zeros((len(entity), width_of(actions)), kind) for hours in windows}
         for code in actions:
             axis = self.axis.get(code)
             if axis is not None:
@@ -126,6 +140,17 @@ class Statistics:
         """Events per action code, and what their values sum up to under `SUMS` + code."""
         sums = {SUMS - VALUED + code: int(total[-1]) for code, total in self.sums.items()}
         return {code: len(axis) for code, axis in self.axis.items()} | sums
+
+
+def units_of(value: NDArray[np.float32]) -> NDArray[np.int64]:
+    """[n] values as whole numbers of 1 / `UNITS`."""
+    units: NDArray[np.float64] = np.rint(np.minimum(value.astype(np.float64), _MOST) * UNITS)
+    return units.astype(np.int64)
+
+
+def width_of(actions: Sequence[int]) -> int:
+    """How many columns `Counts` of these codes have."""
+    return len(ACTIONS) * (3 if max(actions, default=0) >= VALUED else 1)
 
 
 def refresh_time(time: NDArray[np.float64], refresh_hours: float, offset_hours: float = 0.0) -> NDArray[np.float64]:

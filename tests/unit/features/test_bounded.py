@@ -50,6 +50,9 @@ FEATURES = {  # beside the demo's: what happened in a window, of a user as of a 
     "features.item.click_rate_day": {"kind": "rate", "action": "click", "window_hours": 24.0},
     "features.user.likes_lately": {"kind": "count", "action": "like", "window_hours": 60.0},
     "features.user.hides": {"kind": "count", "action": "hide"},
+    "features.item.seconds": {"kind": "mean", "action": "play"},
+    "features.item.seconds_lately": {"kind": "mean", "action": "play", "window_hours": 30.0},
+    "features.user.seconds": {"kind": "mean", "action": "play"},
     "features.refresh_hours": 5.1234567,  # of which no multiple is exact
     "features.user.user_id.min_count": 90,
     "features.item.item_id.min_count": 34,
