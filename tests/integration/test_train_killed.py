@@ -47,7 +47,6 @@ def feed(tiny: Any, tmp_path: Path) -> Project:
         (".run/rank.heads.npz", signal.SIGINT, 0.0),
         ("bundle.json", signal.SIGKILL, 0.0),  # all is trained, and judged in vain
         (".run/prerank.three_tower.npz", signal.SIGKILL, 2.0**-8),
-        (".run/recall.two_tower.npz", signal.SIGINT, 2.0**-8),
     ],
 )
 def test_a_stopped_training_is_resumed_to_the_same_bundle(
