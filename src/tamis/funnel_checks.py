@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any, Final
 
 from tamis.config import StepConfig
-from tamis.features.groups import ITEM, groups_of
 from tamis.features.spec import FeaturesConfig, single_codes
 from tamis.rank.fuse import FuseConfig
 from tamis.rank.multitask import MultitaskConfig
@@ -73,7 +72,6 @@ def _whole_log_steps(stages: Stages) -> Iterator[str]:
 def _whole_log_features(features: FeaturesConfig) -> Iterator[str]:
     if features.history.last_n:
         yield "features.history.last_n"
-    yield from (f'the statistic "{group}"' for group in sorted(set(groups_of(features)) - {"user", ITEM}))
 
 
 def _sources_twice(stages: Stages, part_of: PartOf) -> Iterator[str]:

@@ -241,7 +241,6 @@ def test_a_bound_of_memory_names_what_wants_the_whole_log() -> None:
         ({LIGHT: {"kind": "three_tower", "distill": 0.5}}, r"three_tower\.distill wants"),
         ({f"{HEADS}.search": "hard"}, r'heads\.search = "hard" wants'),
         ({"features.history.last_n": ["click"]}, r"features\.history\.last_n wants"),
-        ({"features.user.by_hour": {"kind": "count", "action": "click", "by": "hour"}}, r"user-context\.hour. wants"),
     ):
         assert override(config, patch).train.memory_gib == 0
         with pytest.raises(ConfigError, match=rf"train\.memory_gib: .*{wanting} the whole log in memory"):

@@ -32,8 +32,10 @@ from tamis.errors import ConfigError, DataError
 from tamis.features.as_of import Counting, Running, of_log
 from tamis.features.encode import Encoder
 from tamis.features.fields import numbers
-from tamis.features.groups import groups_of, live_group
+from tamis.features.groups import ITEM, Group, groups_of, live_group
 from tamis.features.inputs import Inputs, MoreRows, Sides
+from tamis.features.pairs import EventKeys
+from tamis.features.pairs_as_of import Contexts, PairCounting
 from tamis.features.prepare import Moment, catalog_of, columns_of, rows_of
 from tamis.features.shelf import Rows, Shelf
 from tamis.features.spec import FeaturesConfig
@@ -82,7 +84,7 @@ def prepare_bounded(
     log.check()
     progress("features", 0, 3)
     inputs, stretches = log.begun(encoder, kinds, progress)
-    return log.filled(inputs, stretches)
+    return log.filled(inputs, stretches, log.pairs(inputs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +129,7 @@ class _BoundedLog:
     @property
     def counted(self) -> list[int]:
         """Codes of the actions that statistics are made of."""
-        groups = [*groups_of(self.configs[0]).values(), live_group(self.configs[0])]
-        return sorted({code for group in groups for code in group.actions})
+        return sorted({code for group in self._groups for code in group.actions})
 
     @property
     def valued(self) -> list[int]:
@@ -138,8 +139,13 @@ class _BoundedLog:
     @property
     def windows(self) -> list[float]:
         """Hours of the windows that statistics are counted in, 0 = all so far."""
-        groups = [*groups_of(self.configs[0]).values(), live_group(self.configs[0])]
-        return sorted({hours for group in groups for hours in group.windows} | {0.0})
+        return sorted({hours for group in self._groups for hours in group.windows} | {0.0})
+
+    @property
+    def _groups(self) -> list[Group]:
+        """Those of a user or an item alone."""
+        every = groups_of(self.configs[0])
+        return [*(every[name] for name in ("user", ITEM) if name in every), live_group(self.configs[0])]
 
     def check(self) -> None:
         """Raises as `prepare_bounded` says."""
@@ -199,7 +205,7 @@ class _BoundedLog:
         )
         return inputs, stretches
 
-    def filled(self, inputs: Inputs, stretches: Stretches) -> Inputs:
+    def filled(self, inputs: Inputs, stretches: Stretches, pairs: PairCounting) -> Inputs:
         """The inputs with events and samples, made stretch by stretch."""
         room, valid_since = self.bound.room, self.moment.valid_since
         row = 6 + 4 * (len(self.overview.all_of) + len(inputs.layout.item_dynamic)) + 24  # bytes, with its request's
@@ -207,7 +213,7 @@ class _BoundedLog:
         every = max(1, -(-late // room.rows(1 / 8, 3 * row)))  # of how many validation requests one is taken
         train, valid = Shelf(room.folder / "train"), Shelf(room.folder / "valid")
         files = {name: Appender(room.folder / f"events.{name}") for name in _NAMES}
-        for end, events, rows in self._made(inputs, stretches, every):
+        for end, events, rows in self._made(inputs, (stretches, pairs), every):
             for name, file in files.items():
                 file.append(getattr(events, name))
             if len(rows[0][0]):
@@ -224,17 +230,22 @@ class _BoundedLog:
             train=learn[0].samples,
             valid=judge[0].samples,
             pieces=learn[0].pieces,
+            pairs=pairs.at(self.moment.until),
             more={n: MoreRows(learn[n].samples, judge[n].samples, learn[n].pieces) for n in self.unshown},
             _sides={id(each.samples): (each.samples, each.sides) for each in (*learn.values(), *judge.values())},
         )
 
-    def _made(self, inputs: Inputs, stretches: Stretches, every: int) -> Iterator[tuple[float, Events, Rows]]:
+    def _made(
+        self, inputs: Inputs, going: tuple[Stretches, PairCounting], every: int
+    ) -> Iterator[tuple[float, Events, Rows]]:
         """(end, events of interest, samples with their sides) of each stretch; of `every` validation requests one."""
         interest, (config, sampling, _) = np.isin(ACTIONS, self.configs[2]), self.configs
+        stretches, pairs = going
         edges = stretches.edges(config, self.bound.room.rows(1 / 4, _STRETCH_ROW * self.rows_each))
         counting, totals, seen = self._counting(self.counted), inputs.user_statistics.totals(), 0
         for number, (begin, end) in enumerate(pairwise(edges)):
-            counting.advance(float(refreshed(config, (begin + end) / 2)), begin)
+            as_of = float(refreshed(config, (begin + end) / 2))
+            counting.advance(as_of, begin)
             events = stretches.events(begin, end)
             samples = stretches.samples(events, begin if number else -np.inf, end, number)
             if begin >= self.moment.valid_since:
@@ -244,7 +255,8 @@ class _BoundedLog:
                 samples = thinned(samples, sampling.keep_negatives)
             inside = events.take((events.time >= begin) & (events.time < end))
             users, items = (counting.as_of(side, inside, totals) for side in ("user", "item"))
-            at_hand = replace(inputs, user_statistics=users, item_statistics=items, _sides={})
+            of_pairs = pairs.at(as_of)
+            at_hand = replace(inputs, user_statistics=users, item_statistics=items, pairs=of_pairs, _sides={})
             yield end, inside.take(interest[inside.action]), self._rows(at_hand, samples, number)
             inputs.progress("samples", number + 1, len(edges) - 1)
 
@@ -258,6 +270,13 @@ class _BoundedLog:
             return {0: (samples, inputs.sides(samples))}
         more, sides = made[self.unshown[0]]
         return {0: (samples, Sides(sides.user, sides.dynamic[more.labels[SHOWN] > 0])), **made}
+
+    def pairs(self, inputs: Inputs) -> PairCounting:
+        """The counting of statistics of pairs."""
+        contexts = Contexts(self.dataset, inputs.encoder)
+        keys = EventKeys(inputs.encoder, inputs.users, inputs.catalog, contexts.of)
+        room = self.bound.room.bytes / 4, self.piece
+        return PairCounting.of(self.dataset, keys, (self.overview.first, self.moment.until), room)
 
     def _drawing(self, published: NDArray[np.float64]) -> Drawing:
         """What negatives are drawn by, of the whole log."""

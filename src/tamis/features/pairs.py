@@ -86,55 +86,81 @@ def values_at(
     return np.asarray(group.values(counts, encoder.learnt.totals)[back])
 
 
+@dataclass(frozen=True, slots=True)
+class EventKeys:
+    """The keys that events have. users: static features, row = user number.   catalog: row = item number of the events.
+
+    context_of: (events, column) → [e] codes of their requests' contexts, 0 where that is unknown.
+    """
+
+    encoder: Encoder
+    users: Features
+    catalog: Catalog
+    context_of: Callable[[Events, int], NDArray[np.int32]]
+
+    def of(self, group: Group, events: Events) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(request's, candidate's) key of each event, −1 = none.
+
+        Hour and day are those of the event itself; the rest of the context is its request's.
+        """
+        layout = self.encoder.layout
+
+        def column(source: str) -> NDArray[np.int64 | np.int32]:
+            side, _, name = source.partition(".")
+            if not name:
+                return events.user if side == "user" else events.item
+            start = layout.field(source).start
+            if side == "user":
+                return np.asarray(self.users.codes[:, start][events.user])
+            if side == "item":
+                every = np.arange(len(self.catalog))
+                return np.asarray(self.catalog.column("codes", every)[:, start][events.item])
+            feature = self.encoder.learnt.config.context[name]
+            if isinstance(feature, Hour | Weekday):
+                return self.encoder.ticks(name, feature, events.time)
+            return self.context_of(events, start - self.users.codes.shape[1])
+
+        request, candidate = (
+            key_of(sources, layout, column, len(events)) for sources in (group.request, group.candidate)
+        )
+        return request, candidate
+
+
 def pairs_of(encoder: Encoder, log: tuple[Events, Requests], users: Features, catalog: Catalog) -> dict[str, Pairs]:
     """Group name → its pairs, from all events; not of a user or an item alone, whose `Statistics` there are.
 
-    users: static features, row = user number.   catalog: row = item number of the events.
-    Hour and day are those of the event itself; the rest of the context is its request's, without one it is unknown.
+    users, catalog: see `EventKeys`.
     """
     events, requests = log
 
     @cache
     def contexts() -> NDArray[np.int32]:
-        """[requests + 1, c] codes; the last row is for events without a request."""
-        moments = encoder.context(requests.time, list(requests.scene), requests.context.to_dict(as_series=False))
-        return np.concatenate([moments.codes, np.zeros((1, moments.codes.shape[1]), np.int32)])
+        return context_codes(encoder, requests)
 
-    def context_of(numbers: NDArray[np.int64], column: int) -> NDArray[np.int32]:
-        return np.asarray(contexts()[places_of(requests, numbers), column])
+    def context_of(some: Events, column: int) -> NDArray[np.int32]:
+        return np.asarray(contexts()[places_of(requests, some.request), column])
 
-    return {
-        name: _pairs(encoder, group, events, (users, catalog, context_of))
-        for name, group in encoder.groups.items()
-        if name not in ("user", ITEM)
-    }
+    keys = EventKeys(encoder, users, catalog, context_of)
+    return {name: _pairs(keys, group, events) for name, group in of_pairs(encoder).items()}
 
 
-def _pairs(
-    encoder: Encoder,
-    group: Group,
-    events: Events,
-    sides: tuple[Features, Catalog, Callable[[NDArray[np.int64], int], NDArray[np.int32]]],
-) -> Pairs:
-    """sides: of users, of items, and (request numbers, column) → codes of requests' contexts."""
-    users, catalog, context_of = sides
-    events = events.take(np.flatnonzero(np.isin(events.action, np.array(group.actions) % len(ACTIONS))))
-    layout = encoder.layout
+def of_pairs(encoder: Encoder) -> dict[str, Group]:
+    """The groups that are not of a user or an item alone."""
+    return {name: group for name, group in encoder.groups.items() if name not in ("user", ITEM)}
 
-    def column(source: str) -> NDArray[np.int64 | np.int32]:
-        side, _, name = source.partition(".")
-        if not name:
-            return events.user if side == "user" else events.item
-        start = layout.field(source).start
-        if side == "user":
-            return np.asarray(users.codes[:, start][events.user])
-        if side == "item":
-            return np.asarray(catalog.column("codes", np.arange(len(catalog)))[:, start][events.item])
-        feature = encoder.learnt.config.context[name]
-        if isinstance(feature, Hour | Weekday):
-            return encoder.ticks(name, feature, events.time)
-        return context_of(events.request, start - users.codes.shape[1])
 
-    keys = [key_of(sources, layout, column, len(events)) for sources in (group.request, group.candidate)]
+def context_codes(encoder: Encoder, requests: Requests) -> NDArray[np.int32]:
+    """[requests + 1, c] the codes of contexts; the last row is for events without a request."""
+    moments = encoder.context(requests.time, list(requests.scene), requests.context.to_dict(as_series=False))
+    return np.concatenate([moments.codes, np.zeros((1, moments.codes.shape[1]), np.int32)])
+
+
+def counted(group: Group, action: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """[e] True for the events that a group counts."""
+    return np.isin(action, np.array(group.actions) % len(ACTIONS))
+
+
+def _pairs(keys: EventKeys, group: Group, events: Events) -> Pairs:
+    events = events.take(np.flatnonzero(counted(group, events.action)))
     value = events.value if max(group.actions) >= VALUED else None
-    return Pairs.of(keys[0], keys[1], events.action, events.time, value)
+    return Pairs.of(*keys.of(group, events), events.action, events.time, value)

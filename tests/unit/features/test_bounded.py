@@ -25,6 +25,7 @@ from tamis.features.bounded import Bound, prepare_bounded
 from tamis.features.inputs import Inputs
 from tamis.features.prepare import Moment, prepare
 from tamis.features.spec import FeaturesConfig
+from tamis.features.tables import Table
 from tamis.funnel_checks import WHOLE_LOG
 from tamis.nets import tower
 from tamis.nets.draws import known_pairs
@@ -226,6 +227,39 @@ def assert_alike(one: np.ndarray, other: np.ndarray) -> None:
     distance = (np.square(counts[0] - counts[1])[often] / drawn[often]).sum()
     assert often.sum() > 100
     assert abs(distance - often.sum()) < 4 * np.sqrt(2 * often.sum())
+
+
+PAIRS = {
+    "features.user.at_hour": {"kind": "count", "action": "click", "by": "hour"},
+    "features.user.in_scene": {"kind": "count", "action": "like", "by": "scene", "window_hours": 60},
+    "features.user.of_author": {"kind": "rate", "action": "click", "by": "author"},
+    "features.item.author_seconds": {"kind": "mean", "action": "play", "of": "author", "window_hours": 40},
+    "features.item.of_gender": {"kind": "rate", "action": "click", "by": "gender", "of": "category"},
+    "features.refresh_hours": 5.1234567,
+}
+
+
+def test_statistics_of_pairs_are_the_same_and_too_many_pairs_are_refused(tiny: Any, tmp_path: Path) -> None:
+    config = override(tiny.project.config, PAIRS)
+    split = by_time(tiny.dataset, config.split)
+    moment = Moment(split.valid_since, split.test_since)
+    configs = (config.features, config.samples, config.train.interest_actions)
+    whole = prepare(tiny.dataset, moment, configs, config.state)
+    bounded = prepare_bounded(tiny.dataset, moment, configs, Bound(config.state, Room(tmp_path, 8 * MIB)))
+    made, wanted = bounded.sides(bounded.train), whole.sides(whole.train)
+    np.testing.assert_array_equal(np.asarray(made.dynamic), wanted.dynamic)
+    np.testing.assert_array_equal(np.asarray(made.user.dense), wanted.user.dense)
+    for name, pairs in whole.pairs.items():
+        for own, theirs in zip(bounded.pairs[name].keys(), pairs.keys(), strict=True):
+            np.testing.assert_array_equal(own, theirs)
+        group = whole.encoder.groups[name]
+        tables = [Table.of(each.encoder, group, each.pairs[name], each.until) for each in (bounded, whole)]
+        np.testing.assert_array_equal(tables[0].values, tables[1].values)
+        assert len(tables[0].values)
+    many = {"features.user.of_item": {"kind": "count", "action": "impression", "by": "item_id"}}
+    configs = (override(config, many).features, *configs[1:])
+    with pytest.raises(ConfigError, match=r"the statistic 'user-item\.item_id' has more than [\d,]+ pairs"):
+        prepare_bounded(tiny.dataset, moment, configs, Bound(config.state, Room(tmp_path, MIB)))
 
 
 def test_thinned_rows_are_the_same_and_those_that_went_stay_known(tiny: Any, tmp_path: Path) -> None:
