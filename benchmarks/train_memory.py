@@ -63,11 +63,16 @@ CONFIG: dict[str, Any] = {
         "recall": {
             "limit": 500,
             "steps": {
+                "two_tower": {"kind": "two_tower", "epochs": 1, "threads": 1},
                 "itemcf": {"kind": "itemcf", "user_limit": 50},
                 "popular": {"kind": "popular"},
                 "newest": {"kind": "newest"},
                 "seen": {"kind": "seen"},
             },
+        },
+        "prerank": {
+            "limit": 200,
+            "steps": {"three_tower": {"kind": "three_tower", "heads": ["click", "like"], "epochs": 1, "threads": 1}},
         },
         "rank": {
             "steps": {
