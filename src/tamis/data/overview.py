@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.data.dataset import Dataset
-from tamis.types import ACTIONS
+from tamis.types import ACTIONS, Action
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Overview:
     remembered: [users] events of some kinds, the entries of live timelines.
     first_seen: [items] when each item's first event was, inf = never.
     minutes: [m, 2] minute since the epoch, its events; ascending, only minutes with events.
+    loose_pages: pages of impressions that name no request, about.
     """
 
     totals: NDArray[np.int64]
@@ -26,6 +27,7 @@ class Overview:
     remembered: NDArray[np.int64]
     first_seen: NDArray[np.float64]
     minutes: NDArray[np.int64]
+    loose_pages: int
 
     @staticmethod
     def of(dataset: Dataset, until: float, remembered: NDArray[np.bool_], rows: int) -> "Overview":
@@ -35,17 +37,21 @@ class Overview:
         by_user, kept, by_item = (np.zeros(count, np.int64) for count in (users, users, items))
         first_seen = np.full(items, np.inf)
         minutes: dict[int, int] = {}
-        for events in dataset.pieces(("user", "item", "action"), None, until, rows=rows):
+        pages = 0
+        for events in dataset.pieces(("user", "item", "action", "request"), None, until, rows=rows):
             totals += np.bincount(events["action"], minlength=len(ACTIONS))
             by_user += np.bincount(events["user"], minlength=users)
             by_item += np.bincount(events["item"], minlength=items)
             kept += np.bincount(events["user"][remembered[events["action"]]], minlength=users)
             np.minimum.at(first_seen, events["item"], events["time"])
+            loose = (events["action"] == Action.IMPRESSION) & (events["request"] < 0)
+            user, time = events["user"][loose], events["time"][loose]
+            pages += int(((user[1:] != user[:-1]) | (time[1:] != time[:-1])).sum()) + bool(len(user))
             minute, count = np.unique((events["time"] // 60).astype(np.int64), return_counts=True)
             for at, more in zip(minute.tolist(), count.tolist(), strict=True):
                 minutes[at] = minutes.get(at, 0) + more
         every = np.array(sorted(minutes.items()), np.int64).reshape(-1, 2)
-        return Overview(totals, by_user, by_item, kept, first_seen, every)
+        return Overview(totals, by_user, by_item, kept, first_seen, every, pages)
 
     @cached_property
     def first(self) -> float:

@@ -111,7 +111,7 @@ class _BoundedLog:
     def requests(self) -> int:
         """About how many samples have."""
         acts = sum(int(self.overview.totals[ACTION_CODE[name]]) for name in self.configs[1].positives)
-        return acts if self.sampled else self.dataset.counts()["requests"]
+        return acts if self.sampled else self.dataset.counts()["requests"] + self.overview.loose_pages
 
     @property
     def rows_each(self) -> float:

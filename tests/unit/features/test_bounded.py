@@ -28,7 +28,7 @@ from tamis.features.spec import FeaturesConfig
 from tamis.features.tables import Table
 from tamis.funnel_checks import WHOLE_LOG
 from tamis.nets import tower
-from tamis.nets.draws import known_pairs
+from tamis.nets.draws import Drawer, acted_rows, known_pairs
 from tamis.nets.labels import unlearnable
 from tamis.nets.loop import in_pieces
 from tamis.prerank.three_tower import ThreeTowerConfig
@@ -193,6 +193,19 @@ def test_a_net_never_reads_more_rows_at_once_than_a_window_has(
     settings = {"heads": ("click", *WATCH_HEADS), "position": "feature"} if kind is MultitaskConfig else {}
     PARTS[kind].fit(kind(epochs=1, threads=1, **settings), bounded, 3)
     assert 0 < max(reads) < 1.2 * largest < min(rows) / 2
+
+
+def test_what_makes_batches_of_samples_on_disk_holds_nothing_as_long_as_their_rows(both: tuple[Inputs, Inputs]) -> None:
+    _, bounded = both
+    samples = bounded.train
+    positive = acted_rows(samples, ["click"])
+    drawer = Drawer(samples, positive, bounded.since, (64, 0.75), 1)
+    held = {name: value for name, value in vars(drawer).items() if isinstance(value, np.ndarray)}
+    assert {"rows", "starts"} <= set(held)
+    most = max(len(samples) + 1, len(positive), len(bounded.catalog))
+    assert max(len(array) for array in held.values()) <= most < len(samples.item) / 2
+    known: Any = drawer._known.item
+    assert isinstance(known, OnDisk)
 
 
 def test_rows_drawn_as_the_log_is_gone_through_have_the_statistics_of_their_request(
