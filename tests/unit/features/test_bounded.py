@@ -1,5 +1,7 @@
 """Inputs within a bound of memory are those without one, read piece by piece."""
 
+import gc
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -373,6 +375,27 @@ def test_an_answer_to_an_older_page_is_none_to_a_newer_one_with_the_same_item(
     assert 0.3 < whole.train.labels["click"].mean() < 0.5
     np.testing.assert_array_equal(np.asarray(bounded.train.item), whole.train.item)
     np.testing.assert_array_equal(np.asarray(bounded.train.labels["click"]), whole.train.labels["click"])
+
+
+def test_a_preparation_that_fails_leaves_no_file_open(tiny: Any, tmp_path: Path) -> None:
+    config = tiny.project.config
+    configs = (config.features, config.samples, config.train.interest_actions)
+    split = by_time(tiny.dataset, config.split)
+    moment, bound = Moment(split.valid_since, split.test_since), Bound(config.state, Room(tmp_path, 2 * MIB))
+
+    def full(name: str, done: int, total: int) -> None:
+        if name == "samples" and done == 3:
+            raise OSError("no space left on device")
+
+    def fails() -> None:
+        with pytest.raises(OSError, match="no space"):
+            prepare_bounded(tiny.dataset, moment, configs, bound, progress=full)
+
+    fails()
+    gc.collect()  # the arrays that the error's frames held
+    opened = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink() and link.exists()]
+    assert not [path for path in opened if path.startswith(str(tmp_path))]
+    assert list(tmp_path.iterdir())
 
 
 def test_an_array_on_disk_gives_what_the_array_gives(tmp_path: Path) -> None:
