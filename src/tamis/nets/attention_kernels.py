@@ -12,6 +12,8 @@ and u = s where the unit is above 0, else 0, still without the output weight o_h
     Z_n = u_n x'   [H, D]       product_weight_h:  o_h Σ_n q_n * Z_n,h        q_n:  Σ_h o_h product_weight_h * Z_n,h
     o_h:  Σ u · hidden,  which is  Σ_l key_part Σ_n u + Σ_n query_part Σ_l u + product_weight_h · Σ_n q_n * Z_n,h
 
+Helpers that may reorder sums are compiled into their callers: numba's cache would choose another order (decision 0031).
+
 Everything of one group of candidates stays in the cache. Letters: r requests, n candidates, L history entries, V width
 of an entry, D width of a query, H hidden units, P = L rounded up to 4, G candidates of a group. V, D, H are multiples
 of 4.
@@ -70,7 +72,7 @@ def _columns(out: A, rows: A, mask: A) -> None:
             out[c, i] = rows[i, c] if mask[i] > 0 else rows.dtype.type(0)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST, forceinline=True)
 def _pairs(out: A, queries: A, columns: A, padded: int) -> None:
     """Fills out [D, G·P] with q * x' of G candidates, one after the other; queries: [G, D]."""
     lanes = np.uint64(_whole(padded))  # unsigned: no check for counting from the end
@@ -81,7 +83,7 @@ def _pairs(out: A, queries: A, columns: A, padded: int) -> None:
                 out[d, at + k] = q * columns[d, k]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST, forceinline=True)
 def _parts(out: A, keys: A, query_parts: A, padded: int) -> None:
     """Fills out [H, G·P] with the parts of G candidates, query_parts [G, H], plus those of the entries, keys [H, P]."""
     lanes = np.uint64(_whole(padded))
@@ -92,7 +94,7 @@ def _parts(out: A, keys: A, query_parts: A, padded: int) -> None:
                 out[h, at + k] = keys[h, k] + part
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST, forceinline=True)
 def _scores(out: A, hidden: A, output_weight: A, size: int) -> None:
     """Fills out[: size] with the scores from hidden [H, : size], before the relu.
 
@@ -164,7 +166,7 @@ def pool(
                 _above(kept_above[group].ravel()[: units * flat].reshape(units, flat), hidden)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST, forceinline=True)
 def _through_relu(out: A, slope: A, above: NDArray[np.uint8], sums: tuple[A, A], span: tuple[int, int]) -> None:
     """Fills out [H, : P] with slope [P, then 0] of one candidate's scores where above[:, span], the unit's, is 1.
 
@@ -182,7 +184,7 @@ def _through_relu(out: A, slope: A, above: NDArray[np.uint8], sums: tuple[A, A],
         query_sum[h] = total
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST, forceinline=True)
 def _masked(slope: A, mask: A, padded: int) -> float:
     """Multiplies slope[: P] by mask [P]; its sum."""
     total = slope.dtype.type(0)
@@ -192,7 +194,7 @@ def _masked(slope: A, mask: A, padded: int) -> float:
     return float(total)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST, forceinline=True)
 def _through_query(unit_sum: A, given: tuple[A, A], sums: tuple[A, A]) -> None:
     """Sends Σ_l u [H] of one candidate on.
 
@@ -204,7 +206,7 @@ def _through_query(unit_sum: A, given: tuple[A, A], sums: tuple[A, A]) -> None:
         output_sum[h] += query_part[h] * unit_sum[h]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST, forceinline=True)
 def _times(out: A, weighted: A, query: A) -> None:
     """Fills out [H, : D] with weighted [H, : D] * query [D]."""
     for h in range(out.shape[0]):
@@ -212,7 +214,7 @@ def _times(out: A, weighted: A, query: A) -> None:
             out[h, d] = weighted[h, d] * query[d]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST, forceinline=True)
 def _through_product(between: A, query: A, weighted: A, sums: tuple[A, A]) -> None:
     """Sends u x' of one candidate, between [H, D], on to the weights and to q.
 
@@ -226,7 +228,7 @@ def _through_product(between: A, query: A, weighted: A, sums: tuple[A, A]) -> No
             query_sum[d] += weight[d] * given[d]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST, forceinline=True)
 def _through_keys(row_sum: A, key_sum: A, given: tuple[A, A], sums: tuple[A, A, A]) -> None:
     """Sends the sums over one request's candidates on; absent entries have zeros there.
 
@@ -247,7 +249,7 @@ def _through_keys(row_sum: A, key_sum: A, given: tuple[A, A], sums: tuple[A, A, 
         output_sum[h] += through
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST, forceinline=True)
 def _through_weights(weights: tuple[A, A], sums: tuple[A, A]) -> None:
     """Brings the output weight into the sums of a whole part: (of product_weight [H, D], of output_weight [H + 1])."""
     (product_weight, output_weight), (product_sum, output_sum) = weights, sums

@@ -155,7 +155,7 @@ def _rows(problem: Any, solved: Any, ends: tuple[int, int], steps: int) -> None:
                     left[g] = _step(x[g], rest[g], way[g], image[g], left[g])
 
 
-@njit(cache=True, nogil=True, fastmath=_REORDER)
+@njit(cache=True, nogil=True, fastmath=_REORDER, forceinline=True)
 def _step(x: Any, rest: Any, way: Any, image: Any, left: Any) -> Any:
     """One step of conjugate gradients along `way`, whose image is known: the new |rest|²."""
     curve = _dot(way, image)
@@ -171,7 +171,7 @@ def _step(x: Any, rest: Any, way: Any, image: Any, left: Any) -> Any:
     return now
 
 
-@njit(cache=True, nogil=True, fastmath=_REORDER)
+@njit(cache=True, nogil=True, fastmath=_REORDER, forceinline=True)
 def _apply(problem: Any, begin: int, x: Any, image: Any) -> None:
     """image[g] = (everywhere · YᵀY + Σ_e w y yᵀ + ridge) x[g] for the rows begin, begin + 1, …"""
     entries, fixed, product, ridge = problem
