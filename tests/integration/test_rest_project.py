@@ -69,6 +69,8 @@ def served(tiny: Any, child_environment: dict[str, str], tmp_path_factory: pytes
     tmp_path = tmp_path_factory.mktemp("served")
     folder = tmp_path / "feed"
     shutil.copytree(tiny.project.folder, folder, symlinks=True, ignore=shutil.ignore_patterns("state"))
+    with (folder / "tamis.toml").open("a") as settings:
+        settings.write("\n[serving]\ndeadline_ms = 30000\n")  # what is tested is not how fast this machine is today
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
