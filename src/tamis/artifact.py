@@ -48,8 +48,9 @@ class Format(msgspec.Struct, frozen=True):
 class Manifest(Config, frozen=True):
     """What is inside a bundle and how it came to be. files: relative path → (size in bytes, SHA-256).
 
-    trained_to: nothing at or after this moment was learnt from.   kept: artifact → the earlier bundle that it was made
-    for, of those that this training took over.
+    trained_to: nothing at or after this moment was learnt from.   valid_since: what came from then on
+    served nets for early stopping and calibration alone; 0 = not noted.
+    kept: artifact → the earlier bundle that it was made for, of those that this training took over.
     began_with: the bundle whose weights a full training began with, "" = new ones.
     continues: of an incremental training, the last full bundle before it; "" for a full one.
     """
@@ -63,6 +64,7 @@ class Manifest(Config, frozen=True):
     trained_to: float
     files: dict[str, tuple[int, str]]
     metrics: dict[str, float] = {}
+    valid_since: float = 0.0
     kept: dict[str, str] = {}
     began_with: str = ""
     continues: str = ""

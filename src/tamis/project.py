@@ -6,7 +6,7 @@ my-feed/
   state/        what the server remembers    world.toml   only in a simulated project
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -104,10 +104,12 @@ class Project:
         """Better numbers for the fusion, searched on the validation days; changes nothing.
 
         After increments it is the full bundle that they continue whose pages are searched on: it knows no held-out day.
+        Days that its nets learnt from are left out, where the configuration validates on more than it did then.
         """
         dataset = Dataset.open(self.data)
-        model = load_model(open_full(self.bundles), self.config)
-        return tune(model, dataset, by_time(dataset, self.config.split), trials, seed, progress)
+        full, split = open_full(self.bundles), by_time(dataset, self.config.split)
+        split = replace(split, valid_since=max(split.valid_since, full.manifest.valid_since))
+        return tune(load_model(full, self.config), dataset, split, trials, seed, progress)
 
     def recommend(self, user: str, size: int = 20, explain: bool = False) -> Answer:
         """One page for a user, from the published bundle and the state that the server uses too."""

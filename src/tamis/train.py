@@ -140,6 +140,7 @@ def _train(
                 "config_digest": digest(config),
                 "seed": config.train.seed,
                 "trained_to": inputs.until,
+                "valid_since": split.valid_since,
                 "kept": dict(kept.parts) if kept else {},
                 "began_with": earlier.bundle.name if earlier and choice.warm else "",
             }

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from tamis import project
 from tamis.artifact import BundleWriter, current_name, open_bundle, open_full
 from tamis.assemble import ProjectConfig, load_model
 from tamis.cli import app
@@ -97,6 +98,19 @@ def test_after_an_increment_the_full_bundle_is_tuned(feed: Project, tiny: Any) -
     clicks(feed, tiny)
     feed.update()
     assert feed.tune(trials=1).bundle == tiny.trained.bundle.name
+
+
+def test_no_fusion_is_tuned_on_what_the_nets_learnt_from(feed: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(project, "tune", lambda model, dataset, split, *rest: given.append(split))
+    known = open_full(feed.bundles).manifest.valid_since
+    for share, least in ((0.4, known), (0.02, known + 1.0)):
+        feed.config = override(feed.config, {"split.valid_share": share})
+        feed.tune()
+        assert given[-1].valid_since >= least
+    assert known > 0
+    assert given[0].valid_since == known
+    assert given[1].valid_since < given[1].train_until
 
 
 def vectors(model: Any, user: str) -> np.ndarray:
