@@ -62,7 +62,8 @@ def serve_and_show(project: Project, user: str, port: int, once: bool, out: Cons
         out.print(f"\nA page for user {user}:")
         out.print(views.page(Answer(reply)))
         lines = curl_lines(url, user, reply.items[0].item_id if reply.items else "1")
-        out.print("\nTry it:", *lines, sep="\n", soft_wrap=True, highlight=False, markup=False)
+        heading = "\nWithout --once it goes on serving, to try:" if once else "\nTry it:"
+        out.print(heading, *lines, sep="\n", soft_wrap=True, highlight=False, markup=False)
         if not once:
             out.print("\nServing; Ctrl-C stops.")
             server.wait()

@@ -31,7 +31,7 @@ from tamis.nets.door import nets_module
 from tamis.nets.folder import NetFolder
 from tamis.nets.item_vectors import FreshVectors, item_vectors
 from tamis.nets.labels import TAUGHT, nothing_in, per_click_heads, unlearnable
-from tamis.nets.plans import TrainingPlan, plan_of
+from tamis.nets.plans import Device, TrainingPlan, plan_of
 from tamis.nets.session import Session
 from tamis.nets.tower_plan import LightPlan, TowerPlan
 from tamis.types import WATCH_HEADS, Action, Candidates, Catalog, Columns, Query, gather
@@ -63,6 +63,7 @@ class ThreeTowerConfig(StepConfig, frozen=True, tag="three_tower"):
     learning_rate: float = 1e-3  # of the layers
     embedding_learning_rate: float = 1e-3  # of the embedding table
     threads: int = 1  # of torch in training; another number gives other last digits
+    device: Device = "auto"  # of training; "auto": a graphics card if there is one, else the processor
 
     def __post_init__(self) -> None:
         if watched := sorted(set(self.heads) & set(WATCH_HEADS)):

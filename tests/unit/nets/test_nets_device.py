@@ -17,7 +17,8 @@ import torch._lazy.ts_backend
 from torch import Tensor, nn
 from toy_world import FEATURES, Rules, Toy, toy_world
 
-from tamis.assemble import part_of
+from tamis.assemble import PARTS, part_of
+from tamis.config import convert
 from tamis.errors import ConfigError
 from tamis.features.inputs import Inputs, Journal
 from tamis.features.spec import HistoryConfig
@@ -324,6 +325,15 @@ def test_the_card_is_taken_if_there_is_one_and_missed_by_name(monkeypatch: pytes
     for able in (False, True):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, able=able: able)
         assert native(torch.device("cuda")) is able
+
+
+def test_every_step_that_trains_by_torch_has_the_setting() -> None:
+    by_torch = {kind for kind in PARTS if "threads" in kind.__struct_fields__}
+    assert {type(config) for config in KINDS.values()} <= by_torch
+    for kind in by_torch:
+        assert kind().device == "auto"
+        with pytest.raises(ConfigError, match="device"):
+            convert({"device": "tpu"}, kind, "tamis.toml")
 
 
 def test_what_is_no_tensor_stays_when_a_batch_is_placed(toy: Toy, other: torch.device) -> None:
