@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
@@ -31,7 +31,6 @@ from tamis.config import Config
 from tamis.errors import ArtifactError
 from tamis.holds import hold
 
-F = TypeVar("F", bound=Config)
 FORMAT: Final = 3
 MANIFEST: Final = "bundle.json"
 CURRENT: Final = "CURRENT"
@@ -356,19 +355,6 @@ def load_array(folder: Path, name: str) -> NDArray[Any]:
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{file}: {error}") from None
     return array.view(np.ndarray)
-
-
-def save_facts(file: Path, facts: Config) -> None:
-    """Writes what a part knows besides arrays, as JSON."""
-    file.write_bytes(msgspec.json.encode(facts))
-
-
-def load_facts(file: Path, kind: type[F]) -> F:
-    """What `save_facts` wrote. Raises ArtifactError for a file that is not there or says anything else."""
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=kind)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ArtifactError(f"{file}: {error}") from None
 
 
 def _sha256(file: Path) -> str:

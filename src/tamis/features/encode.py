@@ -13,9 +13,10 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.artifact import load_array, load_facts, save_arrays, save_facts
+from tamis.artifact import load_array, save_arrays
 from tamis.config import Config
 from tamis.errors import ConfigError
+from tamis.facts import load_facts, save_facts
 from tamis.features import geohash
 from tamis.features.arrange import AGE_CODES, arrange, is_code
 from tamis.features.fields import Codes, Learned, encode_number, learn, numbers, text, words

@@ -23,10 +23,11 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from tamis.artifact import load_array, load_facts, save_arrays, save_facts
+from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastZero, Config
 from tamis.data.picks import evenly
 from tamis.errors import ArtifactError
+from tamis.facts import load_facts, save_facts
 from tamis.index.scan import Scan
 from tamis.order import best_first
 from tamis.types import gather

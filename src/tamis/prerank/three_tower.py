@@ -20,10 +20,11 @@ import structlog
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from tamis.artifact import load_array, load_facts, save_arrays, save_facts
+from tamis.artifact import load_array, save_arrays
 from tamis.config import Config, Share, ShareBelowOne, StepConfig
 from tamis.data.unshown import SHOWN
 from tamis.errors import ConfigError
+from tamis.facts import load_facts, save_facts
 from tamis.features.batch import query_dynamic, user_side
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from tamis.artifact import load_array, load_facts, save_arrays, save_facts
+from tamis.artifact import load_array, save_arrays
 from tamis.config import AtLeastOne, Config, ShareBelowOne, StepConfig
 from tamis.errors import ArtifactError, ConfigError
+from tamis.facts import load_facts, save_facts
 from tamis.features.batch import query_codes, query_dynamic, query_history
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout

@@ -21,10 +21,10 @@ import structlog
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from tamis.artifact import load_facts, save_facts
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, ShareBelowOne, StepConfig
 from tamis.data.samples import Samples
 from tamis.errors import ArtifactError, ConfigError
+from tamis.facts import load_facts, save_facts
 from tamis.features.batch import NetBatch, net_batch
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout

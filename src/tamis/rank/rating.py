@@ -17,11 +17,11 @@ import numpy as np
 import structlog
 from msgspec import Meta
 
-from tamis.artifact import load_facts, save_facts
 from tamis.config import AtLeastOne, Config, NotNegative, ShareBelowOne, StepConfig
 from tamis.data.dataset import Requests
 from tamis.data.samples import Log, Samples, rating_samples
 from tamis.errors import ArtifactError, DataError
+from tamis.facts import load_facts, save_facts
 from tamis.features.batch import net_batch
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout

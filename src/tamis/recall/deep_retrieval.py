@@ -16,9 +16,10 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.artifact import load_array, load_facts, save_arrays, save_facts
+from tamis.artifact import load_array, save_arrays
 from tamis.config import AboveZero, AtLeastZero, ShareBelowOne, StepConfig
 from tamis.errors import ConfigError
+from tamis.facts import load_facts, save_facts
 from tamis.features.batch import user_side
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout

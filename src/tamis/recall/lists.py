@@ -16,10 +16,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from tamis.artifact import load_array, load_facts, save_arrays, save_facts
+from tamis.artifact import load_array, save_arrays
 from tamis.config import Config, NotNegative
 from tamis.data.dataset import DAY_SECONDS
 from tamis.errors import ArtifactError
+from tamis.facts import load_facts, save_facts
 from tamis.features.geohash import shorter
 from tamis.features.inputs import Inputs
 from tamis.merge import empty_slots

@@ -18,9 +18,9 @@ from typing import Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.artifact import load_facts, save_facts
 from tamis.config import AboveZero, AtLeastOne, AtLeastZero, Config, NotNegative, Share, ShareBelowOne, StepConfig
 from tamis.errors import ConfigError
+from tamis.facts import load_facts, save_facts
 from tamis.features.batch import user_side
 from tamis.features.inputs import Inputs
 from tamis.features.layout import Layout
